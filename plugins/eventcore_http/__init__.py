@@ -1,0 +1,54 @@
+"""The ``http`` plugin: one small server for what plugins contribute, or the same as an application to mount.
+
+``[http]`` in the settings starts the server. An application that has a server of its own mounts ``wsgi_app()`` or
+``asgi_app()`` there instead, under a path of its choice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eventcore.plugins import hookimpl
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+    from eventcore.emitter import Emitter
+    from eventcore.plugins import Plugins
+    from eventcore_http.asgi import ASGIApplication
+
+__all__ = ["asgi_app", "eventcore_events", "eventcore_services", "wsgi_app"]
+
+
+@hookimpl
+def eventcore_services() -> dict[str, str]:
+    """Return the service behind the settings table ``[http]``."""
+    return {"http": "eventcore_http.service:HttpService"}
+
+
+@hookimpl
+def eventcore_events() -> list[str]:
+    """Return the event that reports a route that failed."""
+    return ["eventcore_http.events:RouteFailed"]
+
+
+def wsgi_app(emitter: Emitter | None = None, plugins: Plugins | None = None) -> WSGIApplication:
+    """Return ``/metrics``, ``/livez``, ``/readyz``, ``/health`` and all other routes as a WSGI application.
+
+    Without ``emitter`` the one in use at each request answers; without ``plugins`` the installed ones are loaded.
+    """
+    from eventcore_http.application import Application
+    from eventcore_http.wsgi import wsgi
+
+    return wsgi(Application.of(emitter, plugins))
+
+
+def asgi_app(emitter: Emitter | None = None, plugins: Plugins | None = None) -> ASGIApplication:
+    """Return the same as an ASGI application (asyncio); routes run in a thread, so the loop goes on meanwhile.
+
+    Without ``emitter`` the one in use at each request answers; without ``plugins`` the installed ones are loaded.
+    """
+    from eventcore_http.application import Application
+    from eventcore_http.asgi import asgi
+
+    return asgi(Application.of(emitter, plugins))

@@ -1,0 +1,125 @@
+"""What is served, whatever the server: from method and request to response.
+
+Own paths come first and are never looked up among plugins: ``/livez`` says that the process serves, and depends on
+nothing else. Plugins are asked for their routes at each request, so a handler added at run time has its route at once.
+"""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Self
+
+from eventcore.emitter import get_emitter
+from eventcore.health import HealthCheck, HealthStatus, bus_checks, run_checks
+from eventcore.http import HttpRequest, HttpResponse, HttpRoute
+from eventcore.plugins import Plugins
+from eventcore_http.events import RouteFailed
+
+if TYPE_CHECKING:
+    from eventcore.emitter import Emitter
+
+__all__ = ["Application", "headers_of", "reason_of"]
+
+METHODS = ("GET", "HEAD")
+
+
+class Application:
+    """Answers requests with the routes of plugins, the health of an emitter, and a list of what there is."""
+
+    def __init__(self, emitter: Emitter | None, plugins: Plugins) -> None:
+        self._emitter = emitter
+        self._plugins = plugins
+        self._own = {
+            route.path: route
+            for route in (
+                HttpRoute("/", self._index, "this list"),
+                HttpRoute("/livez", self._livez, "200 while the process serves"),
+                HttpRoute("/readyz", self._readyz, "200 when every critical check passes, else 503"),
+                HttpRoute("/health", self._health, "every check as JSON; 503 when one is unhealthy"),
+            )
+        }
+
+    @classmethod
+    def of(cls, emitter: Emitter | None, plugins: Plugins | None) -> Self:
+        """Return an application for an emitter (None: the one in use at each request) and plugins (None: installed)."""
+        return cls(emitter, Plugins() if plugins is None else plugins)
+
+    @property
+    def emitter(self) -> Emitter:
+        """The emitter whose routes and health are shown."""
+        return get_emitter() if self._emitter is None else self._emitter
+
+    def routes(self) -> dict[str, HttpRoute]:
+        """Return the routes by path: own ones, and of plugins' the first that claims a path."""
+        routes = dict(self._own)
+        for route in self._plugins.routes(self.emitter):
+            routes.setdefault(route.path, route)
+        return routes
+
+    def respond(self, method: str, request: HttpRequest) -> HttpResponse:
+        """Answer a request: 404 with what there is, 405 for anything but GET and HEAD, 500 for a route that raises."""
+        path = request.path.rstrip("/") or "/"
+        try:
+            routes = self._own if path in self._own else self.routes()
+            route = routes.get(path)
+            if route is None:
+                return HttpResponse(f"no such path; there are:\n{_listing(routes)}".encode(), status=404)
+            if method not in METHODS:
+                return HttpResponse(
+                    b"method not allowed; use GET or HEAD\n", status=405, headers={"Allow": ", ".join(METHODS)}
+                )
+            response = route.respond(request)
+            if not isinstance(response, HttpResponse):
+                raise TypeError(f"a route returns an HttpResponse, not {type(response).__name__}")  # noqa: TRY301 - reported below
+        except Exception as error:  # noqa: BLE001 - a route is somebody else's code; it is reported as an event
+            self.emitter.emit(RouteFailed(path=path, reason=f"{type(error).__name__}: {error}"))
+            return HttpResponse(b"internal error\n", status=500)
+        return response
+
+    # -- own routes --------------------------------------------------------------------------------------------------
+
+    def _index(self, _request: HttpRequest) -> HttpResponse:
+        return HttpResponse(_listing(self.routes()).encode())
+
+    @staticmethod
+    def _livez(_request: HttpRequest) -> HttpResponse:
+        return HttpResponse(b"ok\n")
+
+    def _readyz(self, _request: HttpRequest) -> HttpResponse:
+        report = run_checks(check for check in self._checks() if check.critical)
+        return _json(report, status=200 if report["ready"] else 503)
+
+    def _health(self, _request: HttpRequest) -> HttpResponse:
+        report = run_checks(self._checks())
+        return _json(report, status=503 if report["status"] == HealthStatus.UNHEALTHY.value else 200)
+
+    def _checks(self) -> list[HealthCheck]:
+        emitter = self.emitter
+        return [*bus_checks(emitter), *self._plugins.health_checks(emitter)]
+
+    def __repr__(self) -> str:
+        return f"<Application of {self.emitter!r}>"
+
+
+def _listing(routes: dict[str, HttpRoute]) -> str:
+    return "".join(f"{path:<20} {route.description}".rstrip() + "\n" for path, route in sorted(routes.items()))
+
+
+def _json(report: dict[str, object], *, status: int) -> HttpResponse:
+    body = json.dumps(report, indent=2, default=str).encode()
+    return HttpResponse(body + b"\n", "application/json", status)
+
+
+def headers_of(response: HttpResponse) -> list[tuple[str, str]]:
+    """Return all headers of a response; the same for HEAD, whose body is left out when it is sent."""
+    own = {"Content-Type": response.content_type, "Content-Length": str(len(response.body))}
+    return [*own.items(), *response.headers.items()]
+
+
+def reason_of(status: int) -> str:
+    """Return the phrase that goes with a status code; a neutral one for a code that has none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"

@@ -1,0 +1,133 @@
+"""From lines to text: structlog renders, ``console`` for people and ``json`` for machines.
+
+One line of output is one line, whatever is in an event: control characters (C0, C1, DEL), Unicode line separators and
+characters that reorder text are escaped in both formats. In ``console`` an exception follows as an indented block, so
+that no text in it passes for a line of the log.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, plain_traceback
+from structlog.processors import JSONRenderer
+
+from eventcore_log.values import encodable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from eventcore_log.lines import Line
+
+    Format = Callable[[Line], str]
+
+__all__ = ["console_format", "json_format", "to_json"]
+
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_KEY = re.compile(r"[\w.:/@-]+")
+_LONGEST_LEVEL = len("critical")
+
+_LEFT_OUT = frozenset({"app", "version", "environment", "name", "category", "id"})
+"""What a person is not shown: the same on every line, or of use to machines only."""
+
+_AT_THE_END = ("correlation_id", "trace_id", "span_id")
+
+
+def json_format() -> Format:
+    """Return what renders lines as one JSON object each; NaN and infinities become null."""
+    renderer = JSONRenderer(serializer=to_json, default=repr)
+
+    def render(line: Line) -> str:
+        text = renderer(None, "", line)
+        assert isinstance(text, str)  # noqa: S101 - to_json returns str; for the type checker
+        return text
+
+    return render
+
+
+def to_json(value: Any, default: Callable[[Any], Any] = repr) -> str:
+    """Return plain data as JSON on one line, free of characters that would break it or steer a terminal."""
+    try:
+        text = orjson.dumps(value, default=default).decode()
+    except TypeError:
+        text = orjson.dumps(encodable(value), default=default).decode()
+    if text.isascii() and "\x7f" not in text:  # orjson has escaped the rest
+        return text
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def console_format(*, colors: bool) -> Format:
+    """Return what renders lines as ``<time> <LEVEL> <logger>: <message> <key>=<value>…``.
+
+    Values are written as in JSON. Left out are fields that the message shows, what is the same on every line, names,
+    categories and ids of events, and ``outcome="success"``.
+    """
+    style = ConsoleRenderer.get_default_column_styles(colors)
+    level_styles = ConsoleRenderer.get_default_level_styles(colors)
+
+    def level(key: str, value: object) -> str:  # noqa: ARG001 - the name is structlog's
+        text = str(value)
+        return f"{style.bright}{level_styles.get(text, '')}{text.upper():>{_LONGEST_LEVEL}}{style.reset}"
+
+    def logger(key: str, value: object) -> str:  # noqa: ARG001 - the name is structlog's
+        return f"{style.logger_name}{_printable(str(value))}:{style.reset}"
+
+    def message(key: str, value: object) -> str:  # noqa: ARG001 - the name is structlog's
+        return f"{style.bright}{_printable(str(value))}{style.reset}"
+
+    renderer = ConsoleRenderer(
+        columns=[
+            Column("timestamp", KeyValueColumnFormatter(None, style.timestamp, style.reset, value_repr=_milliseconds)),
+            Column("level", level),
+            Column("logger", logger),
+            Column("event", message),
+            Column("", KeyValueColumnFormatter(style.kv_key, style.kv_value, style.reset, value_repr=_value)),
+        ],
+        exception_formatter=plain_traceback,
+        sort_keys=False,
+    )
+
+    def render(line: Line) -> str:
+        return renderer(None, "", _for_people(line))
+
+    return render
+
+
+def _for_people(line: Line) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for key, value in line.items():
+        if key == "fields":
+            shown.update({f"fields.{k}": item for k, item in value.items() if k not in line.said})
+        elif key not in _LEFT_OUT and key not in line.said and key not in _AT_THE_END and key != "exception":
+            shown[key] = value
+    if shown.get("outcome") == "success":
+        del shown["outcome"]
+    shown = {key if _KEY.fullmatch(key) else to_json(key): value for key, value in shown.items()}
+    shown.update({key: line[key] for key in _AT_THE_END if key in line})
+    if "exception" in line:
+        shown["exception"] = _block(line["exception"])
+    return shown
+
+
+def _block(value: Any) -> str:
+    text = value.rstrip() if isinstance(value, str) else to_json(value)
+    return "\n".join(f"    {_printable(part)}" for part in text.split("\n"))
+
+
+def _milliseconds(value: object) -> str:
+    return f"{str(value)[:-4]}Z"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return to_json(value)
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

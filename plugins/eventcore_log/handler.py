@@ -1,0 +1,137 @@
+"""The handler of kind ``log``: events as lines on a stream or in a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from eventcore.errors import PartialFailure
+from eventcore.events import Event, Severity
+from eventcore.handler import Handler, HandlerConfig, Sink
+from eventcore_log.formats import console_format, json_format
+from eventcore_log.lines import Lines
+from eventcore_log.outputs import FileOutput, Output, Shortfall, StreamOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eventcore.emitter import Emitter
+    from eventcore.envelope import Envelope
+
+__all__ = ["LogConfig", "LogHandler"]
+
+
+class LogConfig(HandlerConfig):
+    """Options of a log handler."""
+
+    format: Literal["console", "json"] = Field(
+        "console", description="Lines for people ('console'), or one JSON object per line ('json')."
+    )
+    output: str = Field(
+        "stderr",
+        min_length=1,
+        description="'stderr', 'stdout', or the path of a file to append to; missing folders are made.",
+    )
+    min_severity: Severity = Field(Severity.INFO, description="Nothing below this severity.")
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+class LogHandler(Handler):
+    """Writes a line per event, one per element for batches, and one more at the start of operations that ask for it.
+
+    ``console`` lines are written in the caller unless the configuration says otherwise, so that they do not reorder
+    with ``print``; ``json`` lines by a worker.
+    """
+
+    Config = LogConfig
+    kind = "log"
+
+    config: LogConfig
+
+    def __init__(self, config: LogConfig | None = None, **options: Any) -> None:
+        super().__init__(config, **options)
+        is_console = self.config.format == "console"
+        self.delivery = "inline" if is_console else "queued"  # type: ignore[misc]  # here the format decides
+
+    def attached(self, emitter: Emitter) -> None:
+        """Open the output; ConfigurationError where it cannot be written."""
+        super().attached(emitter)
+        self._lines = Lines(emitter.resource)
+        self._output = self._open()
+        if self.config.format == "json":
+            self._render = json_format()
+        else:
+            self._render = console_format(colors=_wants_colors(self._output))
+
+    def start_sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - the base's
+        """Take the start of operations whose type has a message for it."""
+        return self.handle if event_type.__event__.start_message else None
+
+    def handle(self, envelope: Envelope) -> None:
+        """Write the envelope's line or lines."""
+        self._output.write(self._text(envelope))
+
+    def handle_batch(self, envelopes: Sequence[Envelope]) -> None:
+        """Write the lines of a batch at once."""
+        texts: list[str] = []
+        ends: list[int] = []
+        failed: dict[int, Exception] = {}
+        end = 0
+        for index, envelope in enumerate(envelopes):
+            try:
+                text = self._text(envelope)
+            except Exception as error:  # noqa: BLE001 - one envelope that makes no line must not cost the others theirs
+                failed[index], text = error, ""
+            texts.append(text)
+            end += len(text)
+            ends.append(end)
+        try:
+            self._output.write("".join(texts))
+        except Shortfall as error:
+            failed.update({index: error for index, end in enumerate(ends) if end > error.written})
+        if failed:
+            raise PartialFailure(failed, next(iter(failed.values())))
+
+    def flush(self) -> None:
+        """Pass on what the stream holds back."""
+        self._output.flush()
+
+    def close(self) -> None:
+        """Flush a stream, close a file."""
+        self._output.close()
+
+    def describe(self) -> dict[str, Any]:
+        """Return format and output (a path is absolute)."""
+        output = self.config.output
+        return {"format": self.config.format, "output": output if output in _STREAMS else str(_path(output))}
+
+    def _text(self, envelope: Envelope) -> str:
+        return "".join([f"{self._render(line)}\n" for line in self._lines.of(envelope)])
+
+    def _open(self) -> Output:
+        output = self.config.output
+        return StreamOutput(output) if output in _STREAMS else FileOutput(_path(output))
+
+
+_STREAMS = ("stderr", "stdout")
+
+
+def _path(output: str) -> Path:
+    return Path(output).expanduser().absolute()
+
+
+def _wants_colors(output: Output) -> bool:
+    """Whether to colour lines: never files; NO_COLOR and FORCE_COLOR (not empty) decide for streams, else a terminal.
+
+    Conventions: https://no-color.org and https://force-color.org; where both are set, NO_COLOR wins, as in Python.
+    """
+    if isinstance(output, FileOutput) or os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (output.is_tty and os.environ.get("TERM") != "dumb")

@@ -1,0 +1,36 @@
+"""The ``metric`` plugin: instruments over events become Prometheus series.
+
+``[handlers.metric]`` switches it on; ``/metrics`` appears wherever the ``http`` plugin serves or is mounted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, cast
+
+from eventcore.plugins import hookimpl
+
+if TYPE_CHECKING:
+    from eventcore.emitter import Emitter
+    from eventcore.http import HttpRoute
+
+__all__ = ["eventcore_events", "eventcore_handlers", "eventcore_routes"]
+
+
+@hookimpl
+def eventcore_handlers() -> dict[str, str]:
+    """Return the handler kind ``metric``."""
+    return {"metric": "eventcore_metric.handler:MetricHandler"}
+
+
+@hookimpl
+def eventcore_events() -> list[str]:
+    """Return the event that warns of a metric at its limit."""
+    return ["eventcore_metric.events:SeriesOverflow"]
+
+
+@hookimpl
+def eventcore_routes(emitter: Emitter) -> list[HttpRoute]:
+    """Return ``/metrics`` for the first metric handler attached, ``/metrics/<name>`` for each further one."""
+    handler = sys.modules.get("eventcore_metric.handler")  # not imported: no such handler, and perhaps no library
+    return [] if handler is None else cast("list[HttpRoute]", handler.routes(emitter))

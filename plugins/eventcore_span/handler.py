@@ -1,0 +1,269 @@
+"""The handler: which operations become spans, and what is counted when they cannot be exported.
+
+The core decides sampling when an operation starts, from the largest ``sampling_ratio`` of the handlers, because
+children and ``traceparent`` need the decision at once. Here unsampled operations are dropped before anything is built.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationInfo, field_validator
+
+import eventcore as ec
+from eventcore_span.builder import SpanBuilder
+from eventcore_span.exporters import ConsoleExporter, Exporter, FileExporter, MemoryExporter, giving_way
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eventcore.handler import Sink
+    from eventcore_span.span import FinishedSpan
+
+__all__ = ["SpanHandler"]
+
+BUILT_IN = ("console", "file", "memory", "otlp")
+
+MAX_PER_EXPORT = 512
+"""Spans in one export; expanded batches would else make requests larger than receivers take."""
+
+_64_BITS = (1 << 64) - 1
+_RETIRED = {
+    4317: "is OTLP over gRPC, an extra that is not built yet; use OTLP over HTTP, port 4318",
+    6831: "is Jaeger's retired agent (UDP); Jaeger takes OTLP over HTTP on port 4318",
+    6832: "is Jaeger's retired agent (UDP); Jaeger takes OTLP over HTTP on port 4318",
+    14268: "is Jaeger's retired collector protocol; Jaeger takes OTLP over HTTP on port 4318",
+}
+
+
+class _Config(ec.HandlerConfig):
+    """Options of the ``span`` handler."""
+
+    delivery: Literal["queued"] | None = Field(None, description="Spans are always built and exported by a worker.")
+    batch_size: int = Field(512, ge=1, description="Most operations exported at once.")
+    linger_s: float = Field(0.05, ge=0, le=1, description="How long the worker waits for more before it exports.")
+    exporter: str = Field(
+        "console",
+        description="console, file, otlp, memory, the path 'package.module:Class' of any OpenTelemetry SDK "
+        "SpanExporter, or the name of an installed one.",
+    )
+    path: Path | None = Field(None, validate_default=True, description="The file that exporter = 'file' appends to.")
+    endpoint: str = Field(
+        "http://localhost:4318", description="OTLP/HTTP receiver; /v1/traces is appended where it has no path."
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="HTTP headers for OTLP, such as an authorization."
+    )
+    compression: Literal["none", "gzip"] = Field("none", description="Compression of OTLP bodies.")
+    timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="How long one OTLP export may take, retries included, and the flush of another's exporter.",
+    )
+    exporter_options: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="Arguments for the constructor of an OpenTelemetry SDK exporter."
+    )
+    sampling_ratio: float = Field(
+        1.0, ge=0, le=1, description="Share of the traces that start here to record; continued ones keep their flag."
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _path_for_file(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        exporter = info.data.get("exporter")
+        if exporter == "file" and value is None:
+            raise ValueError("exporter = 'file' needs the path of a file to append to")
+        if exporter not in (None, "file") and value is not None:
+            raise ValueError(f"only exporter = 'file' takes a path, and exporter is {exporter!r}")
+        return value
+
+    @field_validator("endpoint", "headers", "compression")
+    @classmethod
+    def _for_otlp(cls, value: Any, info: ValidationInfo) -> Any:
+        exporter = info.data.get("exporter")
+        if exporter not in (None, "otlp"):
+            raise ValueError(f"only exporter = 'otlp' takes this option, and exporter is {exporter!r}")
+        return value
+
+    @field_validator("endpoint")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected a URL such as http://localhost:4318")
+        if parts.username or parts.password:
+            raise ValueError("credentials belong into headers, not into the URL")
+        if parts.port in _RETIRED:
+            raise ValueError(f"port {parts.port} {_RETIRED[parts.port]}")
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _one_line_each(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not name or not f"{name}{text}".isprintable():
+                raise ValueError(f"header {name!r} is empty or has control characters")
+        return value
+
+    @field_validator("exporter_options")
+    @classmethod
+    def _for_third_parties(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        exporter = info.data.get("exporter")
+        if value and exporter in BUILT_IN:
+            raise ValueError(f"only exporters of others take exporter_options, and exporter is {exporter!r}")
+        return value
+
+    @property
+    def traces_url(self) -> str:
+        """The endpoint with its path."""
+        parts = urlsplit(self.endpoint)
+        return parts._replace(path="/v1/traces").geturl() if parts.path in ("", "/") else self.endpoint
+
+
+class SpanHandler(ec.Handler):
+    """Exports each finished, sampled operation as a span."""
+
+    kind = "span"
+    delivery: ClassVar[Literal["inline", "queued"]] = "queued"
+    Config: ClassVar[type[ec.HandlerConfig]] = _Config
+    config: _Config
+
+    def __init__(self, config: ec.HandlerConfig | None = None, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.sampling_ratio = self.config.sampling_ratio
+        self.unsampled = 0
+        self._bound = int(self.sampling_ratio * (1 << 64))
+        self._builder = SpanBuilder()
+        self._exporter: Exporter | None = None
+        self._pid = os.getpid()
+
+    @property
+    def exporter(self) -> Exporter:
+        """The exporter in use; for 'memory' it has ``spans``."""
+        if self._exporter is None:
+            raise RuntimeError(f"{self!r} has no exporter until it is added to an emitter")
+        return self._exporter
+
+    def attached(self, emitter: ec.Emitter) -> None:
+        """Open the exporter; ConfigurationError says what is wrong with it."""
+        super().attached(emitter)
+        self._exporter = self._open()
+
+    def sink_for(self, event_type: type[ec.Event], severity: ec.Severity) -> Sink | None:  # noqa: ARG002 - as overridden
+        """Take operations; other events are no spans."""
+        return self.handle if event_type.__event__.is_operation else None
+
+    def handle(self, envelope: ec.Envelope) -> None:
+        """Export one operation."""
+        self.handle_batch((envelope,))
+
+    def handle_batch(self, envelopes: Sequence[ec.Envelope]) -> None:
+        """Build and export the spans of a batch; PartialFailure names the operations that have a span not exported."""
+        if os.getpid() != self._pid:  # a forked child: connections and the resource's pid are the parent's
+            self._exporter = self._open()
+            self._pid = os.getpid()
+        spans, origins, failed, cause = self._build(envelopes)
+        for start in range(0, len(spans), MAX_PER_EXPORT):
+            chunk = spans[start : start + MAX_PER_EXPORT]
+            try:
+                rejected = self.exporter.export(chunk)
+            except Exception as error:  # noqa: BLE001 - reported below, with what it concerns
+                # The next requests would wait as long as this one did, and the queue fills meanwhile.
+                failed.update(origins[start:])
+                cause = error
+                break
+            if rejected:
+                # OTLP says how many, not which.
+                failed.update(origins[start : start + rejected])
+                cause = cause or ExportRejectedError(rejected, len(chunk))
+        if cause is not None:
+            raise ec.PartialFailure(failed, cause)
+
+    def _build(
+        self, envelopes: Sequence[ec.Envelope]
+    ) -> tuple[list[FinishedSpan], list[int], set[int], Exception | None]:
+        """Return spans, the index of each one's envelope, and the indices of those that made none, with the reason."""
+        spans: list[FinishedSpan] = []
+        origins: list[int] = []
+        failed: set[int] = set()
+        cause: Exception | None = None
+        # The core samples by the largest ratio of the span handlers; one with a smaller ratio draws again, by the same
+        # bits, so that its traces are whole too.
+        bound = self._bound if self.emitter.trace_bound > self._bound else None
+        for index, envelope in enumerate(giving_way(envelopes)):
+            operation = envelope.span
+            if operation is None:  # emitted as a plain event, never run: there is no time to show
+                continue
+            if not operation.sampled or (bound is not None and operation.trace_id & _64_BITS >= bound):
+                self.unsampled += 1
+                continue
+            try:
+                made = list(self._builder.build(envelope, operation))
+            except Exception as error:  # noqa: BLE001 - one bad payload must not take the others down; counted below
+                failed.add(index)
+                cause = cause or error
+            else:
+                spans += made
+                origins += [index] * len(made)
+        return spans, origins, failed, cause
+
+    def flush(self) -> None:
+        """Flush the exporter."""
+        self.exporter.flush()
+
+    def close(self) -> None:
+        """Close the exporter."""
+        if self._exporter is not None:
+            self._exporter.close()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the exporter, where it writes, and how much is sampled."""
+        return {
+            "exporter": self.config.exporter,
+            **(self._exporter.describe() if self._exporter else {}),
+            "sampling_ratio": self.sampling_ratio,
+            "unsampled": self.unsampled,
+        }
+
+    def closing(self) -> None:
+        """Leave half of the time for shutdown to what still waits in the queue."""
+        self.exporter.hurry(self.emitter.shutdown_timeout_s / 2)
+
+    def _open(self) -> Exporter:
+        config, resource = self.config, self.emitter.resource
+        if config.exporter == "console":
+            return ConsoleExporter()
+        if config.exporter == "memory":
+            return MemoryExporter()
+        if config.exporter == "file":
+            assert config.path is not None  # noqa: S101 - checked by the configuration; for the type checker
+            return FileExporter(config.path, resource)
+        try:
+            if config.exporter == "otlp":
+                from eventcore_span.otlp import OtlpExporter
+
+                return OtlpExporter(
+                    config.traces_url,
+                    resource,
+                    headers=config.headers,
+                    timeout_s=config.timeout_s,
+                    compression=config.compression,
+                )
+            from eventcore_span.third_party import SdkExporter
+
+            return SdkExporter(config.exporter, config.exporter_options, resource, config.timeout_s)
+        except ModuleNotFoundError as error:
+            raise ec.PluginError(
+                f"exporter = {config.exporter!r} needs the package {error.name!r}, which is not installed; "
+                "pip install 'eventcore[span]'"
+            ) from error
+
+
+class ExportRejectedError(ec.EventCoreError):
+    """The receiver took a request but rejected some of its spans."""
+
+    def __init__(self, rejected: int, sent: int) -> None:
+        super().__init__(f"the receiver rejected {rejected} of {sent} spans")

@@ -1,0 +1,263 @@
+"""Emitting without a class, for the passing need: ``emit_event``, ``emit_error_event``, ``span``, ``traced``, loggers.
+
+Each name becomes an event type of its own, made once, so filters, routes and the ledger treat it like any other. Names
+are guarded: beyond ``MAX_NAMES`` of a kind, further ones share the name ``other``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, overload
+
+from eventcore.context import SCOPE, parse_id
+from eventcore.decoration import decorated
+from eventcore.emitter import get_emitter
+from eventcore.events import Category, Event, Operation, Severity
+from eventcore.operation import LiveOperation
+from eventcore.redaction import scrub_mapping
+from eventcore.vocabulary import AdHocEvent, AdHocOperation, LogRecord
+
+__all__ = ["Logger", "emit_error_event", "emit_event", "get_logger", "log_request", "span", "traced"]
+
+MAX_NAMES = 1000
+F = TypeVar("F", bound=Callable[..., Any])
+
+_types: dict[tuple[type[Event], str, Category], type[Event]] = {}
+_making = threading.RLock()
+os.register_at_fork(after_in_child=lambda: globals().update(_making=threading.RLock()))  # it may have been held
+_UNFIT = re.compile(r"[^a-z0-9_.]+")
+
+
+def _type_for(base: type[Any], name: str, category: Category | str, **keywords: Any) -> type[Any]:
+    """Return the event type for an ad-hoc name; made on first use, bounded in number."""
+    key = (base, name, Category.parse(category))
+    found = _types.get(key)
+    if found is None:
+        with _making:
+            if key not in _types:
+                if sum(1 for kind, _, _ in _types if kind is base) >= MAX_NAMES:
+                    name = "other"
+                dotted = _dotted(name)
+                metaclass: Any = type(base)
+                namespace = {
+                    "__module__": __name__,
+                    "__qualname__": f"{base.__name__}[{dotted}]",
+                    "__doc__": base.__doc__,
+                }
+                made = metaclass(base.__name__, (base,), namespace, name=dotted, category=key[2], **keywords)
+                if name == "other" and key[1] != "other":
+                    return _types.setdefault((base, "other", key[2]), made)
+                _types[key] = made
+            found = _types[key]
+    return found
+
+
+def _dotted(name: str) -> str:
+    """Return ``name`` as a dotted lower-case event name."""
+    parts = [part.strip("_") for part in _UNFIT.sub("_", name.lower()).split(".")]
+    text = ".".join(part for part in parts if part) or "unnamed"
+    return text if text[0].isalpha() else f"n{text}"
+
+
+def emit_event(  # noqa: PLR0917 - the guides call it with positions
+    event_type: str,
+    category: Category | str = Category.SYSTEM,
+    severity: Severity | str = Severity.INFO,
+    message: str = "",
+    data: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+    trace_id: str | None = None,
+) -> None:
+    """Emit an event that has no class of its own.
+
+    ``trace_id`` (32 hex digits) puts it into a trace other than the current one.
+    """
+    event_class = _type_for(AdHocEvent, event_type, category, message="{text}")
+    _emit_in(trace_id, event_class(text=message, data=dict(data or {})), severity, tags)
+
+
+def emit_error_event(  # noqa: PLR0917 - as emit_event
+    message: str,
+    error: BaseException | None = None,
+    category: Category | str = Category.SYSTEM,
+    severity: Severity | str = Severity.ERROR,
+    data: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+    trace_id: str | None = None,
+) -> None:
+    """Emit ``<category>.error`` with the error's type, message and stack (without local variables)."""
+    event_class = _type_for(
+        AdHocEvent, f"{Category(category)}.error", category, severity=Severity.ERROR, message="{text}"
+    )
+    about = (
+        {}
+        if error is None
+        else {
+            "error_type": type(error).__qualname__,
+            "error_message": _text_of(error),
+            "stack_trace": "".join(traceback.format_exception(error)),
+        }
+    )
+    _emit_in(trace_id, event_class(text=message, data=dict(data or {}), **about), severity, tags)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - an exception whose own text fails must not hide itself
+        return "<its str() failed>"
+
+
+def _emit_in(trace_id: str | None, event: Event, severity: Severity | str, tags: Sequence[str]) -> None:
+    emitter = get_emitter()
+    if trace_id is None:
+        emitter.emit(event, severity=severity, tags=tuple(tags))
+        return
+    number = parse_id(trace_id, 32)
+    here = SCOPE.get()
+    if here.trace_id == number:
+        emitter.emit(event, severity=severity, tags=tuple(tags))
+        return
+    token = SCOPE.set(here.replace(trace_id=number, span_id=0, operation=None))
+    try:
+        emitter.emit(event, severity=severity, tags=tuple(tags))
+    finally:
+        SCOPE.reset(token)
+
+
+def span(name: str, /, *, category: Category | str = Category.EXECUTION, **attributes: Any) -> LiveOperation[Any]:
+    """Return an operation without a class of its own: ``with ec.span("load", path=…) as op``."""
+    return _span(name, category, attributes)
+
+
+def _span(name: str, category: Category | str, attributes: Mapping[str, Any]) -> LiveOperation[Any]:
+    operation_type = _type_for(AdHocOperation, name, category, span=name, severity=Severity.DEBUG)
+    return LiveOperation(get_emitter(), operation_type, {"attributes": dict(attributes)})
+
+
+@overload
+def traced(function: F, /) -> F: ...
+@overload
+def traced(
+    name: str | type[Operation] | None = None,
+    /,
+    *,
+    category: Category | str = ...,
+    attributes: Mapping[str, Any] | None = ...,
+    **fields: Any,
+) -> Callable[[F], F]: ...
+def traced(
+    name: Any = None,
+    /,
+    *,
+    category: Category | str = Category.EXECUTION,
+    attributes: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> Any:
+    """Run each call of a function as an operation.
+
+    Written as ``@ec.traced``, ``@ec.traced("load", path=…)`` or ``@ec.traced(LoadModel, …)``.
+    Works on functions, coroutine functions, generators and async generators. Without a name, the function's own is
+    used; with an operation type, ``fields`` are its fields. The emitter in use at the time of the call takes it.
+    """
+    if isinstance(name, type) and issubclass(name, Operation):
+        LiveOperation(
+            get_emitter(), name, fields
+        )  # a field that the type does not have is an error here, not at a call
+    given = {**(attributes or {}), **fields}
+
+    def wrap(function: F) -> F:
+        def fresh() -> LiveOperation[Any]:
+            if isinstance(name, type):
+                return LiveOperation(get_emitter(), name, dict(fields))
+            label = name if isinstance(name, str) else function.__qualname__.replace("<locals>.", "")
+            return _span(label, category, given)
+
+        return decorated(function, fresh)
+
+    if callable(name) and not isinstance(name, type):
+        function, name = name, None
+        return wrap(function)
+    return wrap
+
+
+class Logger:
+    """A structured logger whose lines are events: ``logger.info("task_started", task_id="abc")``."""
+
+    def __init__(self, name: str, bound: Mapping[str, Any]) -> None:
+        self.name = name
+        self._bound = dict(bound)
+
+    def bind(self, **fields: Any) -> Logger:
+        """Return a logger with further fields on every line."""
+        return Logger(self.name, {**self._bound, **fields})
+
+    def log(self, severity: Severity | str, text: str, /, **fields: Any) -> None:
+        """Write one line; ``exc_info`` (True or an exception) adds the error and its stack."""
+        emitter = get_emitter()
+        level = Severity.parse(severity)
+        if not emitter.enabled(LogRecord, level):
+            return
+        error = fields.pop("exc_info", None)
+        data = {**self._bound, **fields}
+        if error:
+            data["exception"] = (
+                traceback.format_exc() if error is True else "".join(traceback.format_exception(error))
+            ).rstrip()
+        emitter.emit(LogRecord(text=text, logger_name=self.name, data=data), severity=level)
+
+    def trace(self, text: str, /, **fields: Any) -> None:
+        """Write a line of severity TRACE."""
+        self.log(Severity.TRACE, text, **fields)
+
+    def debug(self, text: str, /, **fields: Any) -> None:
+        """Write a line of severity DEBUG."""
+        self.log(Severity.DEBUG, text, **fields)
+
+    def info(self, text: str, /, **fields: Any) -> None:
+        """Write a line of severity INFO."""
+        self.log(Severity.INFO, text, **fields)
+
+    def warning(self, text: str, /, **fields: Any) -> None:
+        """Write a line of severity WARNING."""
+        self.log(Severity.WARNING, text, **fields)
+
+    def error(self, text: str, /, **fields: Any) -> None:
+        """Write a line of severity ERROR."""
+        self.log(Severity.ERROR, text, **fields)
+
+    def critical(self, text: str, /, **fields: Any) -> None:
+        """Write a line of severity CRITICAL."""
+        self.log(Severity.CRITICAL, text, **fields)
+
+    def exception(self, text: str, /, **fields: Any) -> None:
+        """Write a line of severity ERROR with the exception being handled."""
+        self.log(Severity.ERROR, text, **{"exc_info": True, **fields})
+
+    def __repr__(self) -> str:
+        return f"<Logger {self.name} {self._bound!r}>"
+
+
+def get_logger(name: str, /, **bound: Any) -> Logger:
+    """Return a structured logger with ``bound`` fields on every line."""
+    return Logger(name, bound)
+
+
+def log_request(
+    request_id: str,
+    method: str,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    body: Any = None,
+) -> None:
+    """Write a line about an HTTP request, with secrets in headers and body redacted by their key."""
+    data: dict[str, Any] = {"request_id": request_id, "method": method, "path": path}
+    if headers is not None:
+        data["headers"] = scrub_mapping(headers)
+    if body is not None:
+        data["body"] = scrub_mapping({"body": body})["body"]
+    get_emitter().emit(LogRecord(text="http_request", logger_name="eventcore.request", data=data))

@@ -1,0 +1,51 @@
+"""An emitter with fields bound to all that goes through it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from eventcore.context import SCOPE
+from eventcore.events import Operation
+from eventcore.operation import LiveOperation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from eventcore.emitter import Emitter
+    from eventcore.events import Event, Severity
+
+__all__ = ["BoundEmitter"]
+
+E = TypeVar("E", bound=Operation)
+
+
+class BoundEmitter:
+    """Made by ``Emitter.bind``; emits through that emitter."""
+
+    def __init__(self, emitter: Emitter, fields: Mapping[str, Any]) -> None:
+        self._emitter = emitter
+        self._fields = dict(fields)
+
+    def emit(self, event: Event, *, severity: Severity | str | None = None, tags: Sequence[str] = ()) -> None:
+        """Emit with the bound fields."""
+        here = SCOPE.get()
+        token = SCOPE.set(here.replace(bound={**here.bound, **self._fields}))
+        try:
+            self._emitter.emit(event, severity=severity, tags=tags)
+        finally:
+            SCOPE.reset(token)
+
+    def enabled(self, event_type: type[Event], severity: Severity | None = None) -> bool:
+        """Whether any handler wants events of this type."""
+        return self._emitter.enabled(event_type, severity)
+
+    def operation(self, event_type: type[E], /, **fields: Any) -> LiveOperation[E]:
+        """Return an operation that has the bound fields, and what is emitted inside it too."""
+        return LiveOperation(self._emitter, event_type, fields, self._fields)
+
+    def bind(self, **fields: Any) -> BoundEmitter:
+        """Return an emitter with further fields bound."""
+        return BoundEmitter(self._emitter, {**self._fields, **fields})
+
+    def __repr__(self) -> str:
+        return f"<{self._emitter!r} with {self._fields!r}>"

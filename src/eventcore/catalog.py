@@ -1,0 +1,116 @@
+"""The catalog: every registered event type and instrument.
+
+Exporters compile from it; documentation, dashboards and checks are generated from it.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from typing import TYPE_CHECKING
+
+from eventcore.errors import ConfigurationError, DefinitionError, InstrumentError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from eventcore.events import Event
+    from eventcore.instruments import Instrument
+
+__all__ = ["Catalog"]
+
+
+class Catalog:
+    """Event types by name and instruments by name; both names are unique."""
+
+    def __init__(
+        self,
+        *,
+        events: Iterable[type[Event]] = (),
+        instruments: Iterable[Instrument] = (),
+        packs: Mapping[str, str | Iterable[Instrument]] | None = None,
+    ) -> None:
+        self._packs = dict(packs or {})
+        self._packed: set[str] = set()
+        self._events: dict[str, type[Event]] = {}
+        self._instruments: dict[str, Instrument] = {}
+        self._by_type: dict[type[Event], tuple[Instrument, ...]] = {}
+        self.register_events(events)
+        self.register(instruments)
+
+    @property
+    def events(self) -> Mapping[str, type[Event]]:
+        """Event types by dotted name."""
+        return dict(sorted(self._events.items()))
+
+    @property
+    def instruments(self) -> Mapping[str, Instrument]:
+        """Instruments by metric name."""
+        return dict(self._instruments)
+
+    def register_events(self, types: Iterable[type[Event]]) -> None:
+        """Add event types; a second type of the same name is an error, the same type made anew replaces the old."""
+        for event_type in types:
+            if event_type.is_abstract():
+                raise DefinitionError(
+                    f"{event_type.__qualname__} is abstract (it has no name=) and cannot be registered"
+                )
+            name = event_type.__event__.name
+            known = self._events.get(name)
+            if known is not None and known is not event_type and _identity(known) != _identity(event_type):
+                raise DefinitionError(
+                    f"event name {name!r} is used by two types: {_identity(known)}, {_identity(event_type)}"
+                )
+            self._events[name] = event_type
+
+    def register(self, instruments: Iterable[Instrument]) -> None:
+        """Add instruments, and the event types they observe; a name that is taken is an error naming both."""
+        for instrument in instruments:
+            known = self._instruments.get(instrument.name)
+            if known == instrument:
+                continue
+            if known is not None:
+                raise InstrumentError(
+                    f"instrument {instrument.name!r} over {_names(instrument)} exists already, over {_names(known)}: "
+                    f"metric names are unique: rename one, or give one instrument several types in on=(…)"
+                )
+            self.register_events(instrument.types)
+            self._instruments[instrument.name] = instrument
+            for event_type in instrument.types:
+                self._by_type[event_type] = (*self._by_type.get(event_type, ()), instrument)
+
+    def instruments_of(self, event_type: type[Event]) -> tuple[Instrument, ...]:
+        """Return the instruments that observe events of this type."""
+        return self._by_type.get(event_type, ())
+
+    def pack(self, name: str) -> tuple[Instrument, ...]:
+        """Register the instruments of the metric pack called ``name`` and return them."""
+        if name not in self._packs:
+            raise ConfigurationError(
+                f"no installed plugin offers a metric pack {name!r}{did_you_mean(name, self._packs)}"
+            )
+        pack = self._packs[name]
+        instruments = tuple(pkgutil.resolve_name(pack) if isinstance(pack, str) else pack)
+        self._packed.update(instrument.name for instrument in instruments if instrument.name not in self._instruments)
+        self.register(instruments)
+        return instruments
+
+    @property
+    def given(self) -> tuple[Instrument, ...]:
+        """The instruments that were given in code, not by a pack."""
+        return tuple(item for name, item in self._instruments.items() if name not in self._packed)
+
+    @property
+    def packs(self) -> tuple[str, ...]:
+        """Names of the metric packs that installed plugins offer."""
+        return tuple(sorted(self._packs))
+
+    def __repr__(self) -> str:
+        return f"<Catalog: {len(self._events)} event types, {len(self._instruments)} instruments>"
+
+
+def _identity(event_type: type[Event]) -> str:
+    return f"{event_type.__module__}.{event_type.__qualname__}"
+
+
+def _names(instrument: Instrument) -> str:
+    return ", ".join(repr(event_type.__event__.name) for event_type in instrument.types)

@@ -1,0 +1,343 @@
+"""Queued delivery: a bounded queue and a worker per handler.
+
+``put`` runs in the emitting thread: a length check, an append, and a wake-up only if the worker is idle. It takes no
+lock, since emits may come from finalizers and signal handlers, so the capacity may be exceeded by as many envelopes as
+threads emit at that instant. The worker lingers a little after it is woken, so that a stream of events costs few
+wake-ups, then hands over small chunks and gives way between them. Its stop signal does not pass through the queue.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from eventcore.errors import PartialFailure
+from eventcore.handler import Handler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from eventcore.dispatch import Attachment
+    from eventcore.envelope import Envelope
+    from eventcore.ledger import Ledger
+
+__all__ = ["Queue", "call_bounded"]
+
+SLICE_S = 0.001
+"""How long a worker goes on before it lets other threads run; a longer slice is felt as a pause by the callers."""
+
+
+class _Barrier:
+    """Stands in the queue behind what was accepted before a flush."""
+
+    __slots__ = ("passed",)
+
+    def __init__(self) -> None:
+        self.passed = threading.Event()
+
+
+class Queue:
+    """The queue and the worker of one handler."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._items: deque[Envelope | _Barrier] = deque()
+        self._ripe: list[_Barrier] = []
+        self._renew()
+        self._closed = False
+        self._stopping = False
+        self._abandoned = False
+        self._worker: threading.Thread | None = None
+
+    def _renew(self) -> None:
+        self._signal = threading.Lock()  # released = there is something to look at; see _wake
+        self._signal.acquire()
+        self._settling = threading.Lock()
+        self._starting = threading.Lock()
+        self._idle = True
+        self._in_flight: Sequence[Envelope] = ()
+
+    def attach(self, attachment: Attachment) -> None:
+        """Take the handler's limits; the worker starts with the first envelope."""
+        config = attachment.handler.config
+        self._attachment = attachment
+        self._handler: Handler = attachment.handler
+        self._name = attachment.name
+        self._capacity = config.queue_size
+        self._overflow = config.overflow
+        self._block_timeout_s = config.block_timeout_s
+        self._batch_size = config.batch_size
+        self._linger_s = config.linger_s
+        self._one_by_one = type(attachment.handler).handle_batch is Handler.handle_batch
+
+    # -- the emitting thread -----------------------------------------------------------------------------------------
+
+    def put(self, envelope: Envelope) -> None:
+        """Queue an envelope."""
+        if len(self._items) >= self._capacity:
+            self._full(envelope)
+            return
+        self._items.append(envelope)
+        if self._idle:
+            self._wake()
+
+    def put_urgent(self, envelope: Envelope) -> None:
+        """Queue an envelope and have it handled at once."""
+        self.put(envelope)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._worker is None and not self._start():
+            return
+        self._idle = False
+        with suppress(RuntimeError):  # it was released already: the worker is about to look
+            self._signal.release()
+
+    def _start(self) -> bool:
+        if not self._starting.acquire(blocking=False):
+            return True
+        try:
+            if self._worker is None and not self._closed:
+                worker = threading.Thread(target=self._work, name=f"eventcore-{self._name}", daemon=True)
+                worker.start()
+                self._worker = worker
+        except RuntimeError:  # the interpreter is shutting down: no new threads
+            return False
+        finally:
+            self._starting.release()
+        return True
+
+    def _full(self, envelope: Envelope) -> None:
+        if self._closed:
+            self._drop(envelope, "shutdown")
+        elif self._overflow == "drop_oldest":
+            self._make_room()
+            self._items.append(envelope)
+        elif self._overflow == "block" and threading.current_thread() is not self._worker and self._wait_for_room():
+            self._items.append(envelope)
+        else:
+            self._drop(envelope, "full")
+        self._wake()
+
+    def _make_room(self) -> None:
+        while len(self._items) >= self._capacity:
+            try:
+                oldest = self._items.popleft()
+            except IndexError:
+                return
+            if isinstance(oldest, _Barrier):
+                self._ripe.append(oldest)
+            else:
+                self._drop(oldest, "full")
+
+    def _wait_for_room(self) -> bool:
+        deadline = time.monotonic() + self._block_timeout_s
+        pause = 0.0005
+        self._wake()
+        while len(self._items) >= self._capacity and not self._closed:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 2, 0.02)
+        return not self._closed
+
+    def _drop(self, envelope: Envelope, reason: str) -> None:
+        self._ledger.count(self._name, envelope.name, envelope.phase, reason)
+
+    # -- the worker --------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        self._ledger.cells.handling = self._attachment
+        signal = self._signal
+        while True:
+            if not self._items and not self._ripe:
+                if self._stopping:
+                    return
+                self._idle = True
+                if not self._items and not self._stopping:
+                    signal.acquire()
+                self._idle = False
+            if self._linger_s and not self._stopping:
+                signal.acquire(timeout=self._linger_s)
+            self._drain(signal)
+
+    def _drain(self, signal: threading.Lock) -> None:
+        while (self._items or self._ripe) and self._signal is signal:
+            until = time.perf_counter() + SLICE_S
+            while time.perf_counter() < until and (self._items or self._ripe):
+                batch, barrier = self._take()
+                if batch:
+                    self._handle(batch)
+                if barrier or self._ripe:
+                    self._pass(barrier)
+            time.sleep(0)
+
+    def _take(self) -> tuple[list[Envelope], _Barrier | None]:
+        batch: list[Envelope] = []
+        self._in_flight = batch
+        while len(batch) < self._batch_size:
+            try:
+                item = self._items.popleft()
+            except IndexError:
+                break
+            if isinstance(item, _Barrier):
+                return batch, item
+            batch.append(item)
+        return batch, None
+
+    def _handle(self, batch: list[Envelope]) -> None:
+        quarantine = self._attachment.quarantine
+        permit = quarantine.breaker.try_acquire()
+        if not permit:
+            self._settle(batch, "quarantined", frozenset())
+            return
+        invalid = self._prepare(batch)
+        ready = [envelope for envelope in batch if envelope not in invalid] if invalid else batch
+        failed, error = self._each(ready) if self._one_by_one else self._whole(ready)
+        self._settle(ready, "delivered", failed)
+        if invalid:
+            self._settle(invalid, "invalid", frozenset())
+        if error is not None:
+            quarantine.failed(error, permit)
+        else:
+            quarantine.succeeded(permit)
+
+    def _prepare(self, batch: list[Envelope]) -> list[Envelope]:
+        """Validate and redact, as the bus and not as the handler; return the envelopes for which that is impossible."""
+        cells = self._ledger.cells
+        cells.handling = None
+        invalid = []
+        for envelope in batch:
+            try:
+                envelope.redact()
+            except BaseException:  # noqa: BLE001 - it is our thread: nobody else could use it; counted as invalid
+                invalid.append(envelope)
+        cells.handling = self._attachment
+        return invalid
+
+    def _each(self, batch: list[Envelope]) -> tuple[frozenset[int], BaseException | None]:
+        failed, first, handle = [], None, self._handler.handle
+        for index, envelope in enumerate(batch):
+            try:
+                handle(envelope)
+            except BaseException as error:  # noqa: BLE001 - it is our thread: nobody else could use it; counted, reported
+                failed.append(index)
+                first = first or error
+        return frozenset(failed), first
+
+    def _whole(self, batch: list[Envelope]) -> tuple[frozenset[int], BaseException | None]:
+        try:
+            self._handler.handle_batch(batch)
+        except PartialFailure as error:
+            return error.failed, error.cause
+        except BaseException as error:  # noqa: BLE001 - it is our thread: nobody else could use it; counted, reported
+            return frozenset(range(len(batch))), error
+        return frozenset(), None
+
+    def _settle(self, batch: list[Envelope], outcome: str, failed: frozenset[int]) -> None:
+        counts: Counter[tuple[str, str, str]] = Counter()
+        for index, envelope in enumerate(batch):
+            counts[envelope.name, envelope.phase, "failed" if index in failed else outcome] += 1
+        with self._settling:
+            self._in_flight = ()
+            if self._abandoned:  # close() gave up on this batch and has counted it
+                return
+            for (event, phase, what), number in counts.items():
+                self._ledger.count(self._name, event, phase, what, number)
+
+    def _pass(self, barrier: _Barrier | None) -> None:
+        ripe, self._ripe = self._ripe, []
+        try:
+            self._handler.flush()
+        except BaseException as error:  # noqa: BLE001 - it is our thread: nobody else could use it; reported
+            self._attachment.quarantine.failed(error)
+        for passed in (*ripe, *((barrier,) if barrier else ())):
+            passed.passed.set()
+
+    # -- control -----------------------------------------------------------------------------------------------------
+
+    @property
+    def depth(self) -> int:
+        """Envelopes waiting or being handled."""
+        return sum(not isinstance(item, _Barrier) for item in tuple(self._items)) + len(self._in_flight)
+
+    @property
+    def capacity(self) -> int:
+        """Envelopes that may wait."""
+        return self._attachment.handler.config.queue_size
+
+    def request_flush(self) -> Callable[[float], bool]:
+        """Ask the worker to hand over all that waits; the result waits for it, up to the given seconds."""
+        worker = self._worker
+        if not self._items and (worker is None or not worker.is_alive()):
+            return lambda _timeout_s: True
+        if threading.current_thread() is worker:
+            return lambda _timeout_s: False  # a handler that flushes itself must not wait for itself
+        barrier = _Barrier()
+        self._items.append(barrier)
+        self._wake()
+        return barrier.passed.wait
+
+    def close(self, timeout_s: float) -> int:
+        """Refuse new envelopes and hand over what waits; return how many envelopes were abandoned."""
+        self._closed = True
+        self._capacity = -1  # sends every put to _full
+        self._stopping = True
+        self._wake()
+        worker = self._worker
+        if worker is not None and worker is not threading.current_thread():
+            worker.join(timeout_s)
+        return self._abandon()
+
+    def _abandon(self) -> int:
+        with self._settling:
+            self._abandoned = True
+            lost = list(self._in_flight)
+            self._in_flight = ()
+        while True:
+            try:
+                item = self._items.popleft()
+            except IndexError:
+                break
+            if isinstance(item, _Barrier):
+                item.passed.set()
+            else:
+                lost.append(item)
+        for envelope in lost:
+            self._drop(envelope, "shutdown")
+        return len(lost)
+
+    def after_fork(self) -> None:
+        """In a forked child: what waited here is the parent's to deliver; start empty, with a worker on demand."""
+        waiting = [item for item in self._items if not isinstance(item, _Barrier)]
+        for envelope in (*waiting, *self._in_flight):
+            self._drop(envelope, "forked")
+        self._items.clear()
+        self._ripe.clear()
+        self._worker = None
+        self._renew()
+
+
+def call_bounded(call: Callable[[], object], timeout_s: float) -> str:
+    """Run a handler's ``call``, waiting at most ``timeout_s`` for one that hangs; return what went wrong."""
+    problems: list[str] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - it is our thread: nobody else could use it; returned as text
+            problems.append(repr(error))
+
+    runner = threading.Thread(target=run, name="eventcore-close", daemon=True)
+    try:
+        runner.start()
+    except RuntimeError:  # the interpreter is shutting down: no new threads
+        run()
+    else:
+        runner.join(timeout_s)
+        if runner.is_alive():
+            return f"did not return within {timeout_s:.2f} s"
+    return problems[0] if problems else ""

@@ -1,0 +1,171 @@
+"""Which handlers get an event: decided once per type and severity, not per emit.
+
+``Routes`` is a dictionary that compiles what it does not know yet. When handlers change, a fresh one is built and
+swapped in with one assignment; a thread that was compiling goes on writing to the old one, which nobody reads any
+more. So the emit path takes no lock, and a compiled decision never carries anything of a single call.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from eventcore.events import Event, Severity
+from eventcore.ledger import DoneKey, Ledger, RouteKey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eventcore.delivery import Queue
+    from eventcore.envelope import Envelope
+    from eventcore.handler import Handler, Sink
+    from eventcore.isolation import Quarantine
+
+__all__ = ["START", "Attachment", "Route", "Routes", "Wanted"]
+
+START = "start"
+
+
+class Attachment:
+    """A handler on an emitter, with what the emitter keeps about it: its queue (or none) and its quarantine."""
+
+    __slots__ = ("handler", "is_closed", "name", "quarantine", "queue")
+
+    def __init__(self, name: str, handler: Handler, queue: Queue | None, quarantine: Quarantine) -> None:
+        self.name = name
+        self.handler = handler
+        self.queue = queue
+        self.quarantine = quarantine
+        self.is_closed = False
+
+    def sink_for(self, event_type: type[Event], severity: Severity, phase: str) -> Sink | None:
+        """Ask the handler for its sink, behind its filter; one that fails at this gets nothing, and is reported."""
+        handler = self.handler
+        ask = handler.start_sink_for if phase is START else handler.sink_for
+        try:
+            return ask(event_type, severity) if handler.config.admits(event_type.__event__, severity) else None
+        except Exception as error:  # noqa: BLE001 - a handler's fault must not reach the code that emits
+            self.quarantine.failed(error)
+            return None
+
+    def __repr__(self) -> str:
+        return f"<Attachment {self.name}: {self.handler!r}, {'queued' if self.queue else 'inline'}>"
+
+
+class Route:
+    """A compiled decision: the sinks that take one event type at one severity, and the keys it is counted under."""
+
+    __slots__ = ("done", "inline", "key", "redact", "severity", "sinks")
+
+    def __init__(
+        self,
+        severity: Severity,
+        sinks: tuple[tuple[Sink, Attachment], ...],
+        key: RouteKey,
+        done: DoneKey,
+        *,
+        redact: bool,
+    ) -> None:
+        self.severity = severity
+        self.sinks = sinks
+        self.key = key
+        self.done = done
+        self.inline = any(attachment.queue is None for _, attachment in sinks)
+        self.redact = redact
+
+    def __repr__(self) -> str:
+        names = ", ".join(attachment.name for _, attachment in self.sinks)
+        return f"<Route {self.key.event} {self.severity.name} {self.key.phase} -> {names or 'nobody'}>"
+
+
+class Routes(dict[tuple[type[Event], Any], Route]):
+    """Routes by ``(event type, severity)``; severity None means the type's own, ``START`` the start of an operation."""
+
+    def __init__(self, attachments: Sequence[Attachment], ledger: Ledger) -> None:
+        super().__init__()
+        self._attachments = tuple(attachments)
+        self._ledger = ledger
+
+    def __missing__(self, key: tuple[type[Event], Any]) -> Route:
+        event_type, severity = key
+        if not issubclass(event_type, Event):
+            raise TypeError(f"emit takes an ec.Event, not {event_type!r}; for a passing need use ec.emit_event(…)")
+        if event_type.is_abstract():
+            raise TypeError(f"{event_type.__qualname__} is abstract (it has no name=), so it cannot be emitted")
+        if severity is None:
+            route = self[event_type, event_type.__event__.severity]
+        elif severity is START:
+            route = self._compile(event_type, event_type.__event__.severity, START)
+        else:
+            route = self._compile(event_type, Severity(severity), "end")
+        self[key] = route
+        return route
+
+    def _compile(self, event_type: type[Event], severity: Severity, phase: str) -> Route:
+        spec = event_type.__event__
+        sinks: list[tuple[Sink, Attachment]] = []
+        accepted, sampling, filtered, derived = [], [], [], []
+        redact = False
+        for attachment in self._attachments:
+            sink = attachment.sink_for(event_type, severity, phase)
+            if sink is None:
+                if phase is not START:  # who never asked for starts does not filter them either
+                    filtered.append(attachment.name)
+                continue
+            queue, is_watching = attachment.queue, attachment.quarantine.is_watching
+            counts_itself = queue is not None or is_watching or attachment.is_closed
+            if queue is not None:
+                sink = queue.put_urgent if severity >= Severity.ERROR else queue.put
+            elif attachment.is_closed:
+                sink = self._refused(attachment)
+            else:
+                redact = redact or bool(spec.sensitive)
+                if is_watching:
+                    sink = attachment.quarantine.watch(sink)
+            if attachment.handler.config.sampling < 1:
+                sampling.append(attachment.name)
+                sink = self._sampled(sink, attachment, counts_delivery=not counts_itself)
+            else:
+                accepted.append(attachment.name)
+                if not counts_itself:
+                    derived.append(attachment.name)
+            sinks.append((sink, attachment))
+        return Route(
+            severity,
+            tuple(sinks),
+            RouteKey(spec.name, phase, tuple(accepted), tuple(sampling), tuple(filtered)),
+            DoneKey(spec.name, phase, tuple(derived)),
+            redact=redact,
+        )
+
+    def _refused(self, attachment: Attachment) -> Sink:
+        """Return a sink that counts what comes after an inline handler was closed."""
+        count, name = self._ledger.count, attachment.name
+        return lambda envelope: count(name, envelope.name, envelope.phase, "shutdown")
+
+    def _sampled(self, sink: Sink, attachment: Attachment, *, counts_delivery: bool) -> Sink:
+        """Wrap ``sink`` so that it takes a share of the envelopes, and counts both kinds."""
+        ratio, count, name = attachment.handler.config.sampling, self._ledger.count, attachment.name
+
+        def sampled(envelope: Envelope) -> None:
+            if random.random() >= ratio:  # noqa: S311 - a sampling draw, no secret
+                count(name, envelope.name, envelope.phase, "sampled")
+                return
+            count(name, envelope.name, envelope.phase, "accepted")
+            sink(envelope)
+            if counts_delivery:
+                count(name, envelope.name, envelope.phase, "delivered")
+
+        return sampled
+
+
+class Wanted(dict[type[Event], bool]):
+    """Whether any handler wants a type at its own severity; answers ``enabled()`` with one look-up."""
+
+    def __init__(self, routes: Routes) -> None:
+        super().__init__()
+        self._routes = routes
+
+    def __missing__(self, event_type: type[Event]) -> bool:
+        wanted = self[event_type] = bool(self._routes[event_type, None].sinks)
+        return wanted

@@ -1,0 +1,494 @@
+"""The emitter: takes events, stamps envelopes, hands them to the handlers that want them.
+
+``emit`` is the whole of dispatch: look up the route that was compiled for this type and severity, count, stamp, and
+call each sink. Everything else here is about handlers coming and going.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from eventcore.bound_emitter import BoundEmitter
+from eventcore.catalog import Catalog
+from eventcore.context import SCOPE
+from eventcore.delivery import Queue, call_bounded
+from eventcore.dispatch import START, Attachment, Route, Routes, Wanted
+from eventcore.envelope import Envelope
+from eventcore.errors import ConfigurationError, EventCoreError
+from eventcore.events import Event, Operation, Severity
+from eventcore.handler import Handler
+from eventcore.ids import Clock, Ids, SystemClock
+from eventcore.isolation import Quarantine
+from eventcore.last_resort import LastResort
+from eventcore.ledger import Cells, Ledger, LedgerSnapshot
+from eventcore.operation import LiveOperation
+from eventcore.vocabulary import HandlerChanged, InvalidResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from eventcore.plugins import Plugins
+    from eventcore.service import Service
+
+__all__ = ["Emitter", "Resource", "ShutdownReport", "get_emitter", "set_emitter", "unconfigured"]
+
+E = TypeVar("E", bound=Operation)
+
+MAX_DEPTH = 3
+"""How deep inline handlers may emit while handling; deeper envelopes are dropped with reason ``recursion``."""
+
+MAX_OPEN_OPERATIONS = 10_000
+"""Operations that are remembered as open; the oldest beyond that end as abandoned, so that a leak stays bounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Who emits: what exporters put beside every signal."""
+
+    service: str = "unknown_service"
+    version: str = "0"
+    environment: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownReport:
+    """What ``shutdown`` could not finish in time."""
+
+    abandoned_envelopes: Mapping[str, int]
+    abandoned_operations: int
+    errors: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was left behind."""
+        return not any(self.abandoned_envelopes.values()) and not self.abandoned_operations and not self.errors
+
+
+class Emitter:
+    """Takes events and operations; an object to pass around.
+
+    Safe to use from any thread, task, finalizer or signal handler: ``emit`` takes no lock, and neither raises nor
+    blocks because of a handler (except where a handler's delivery says ``block``).
+    """
+
+    def __init__(
+        self,
+        *,
+        resource: Resource | None = None,
+        catalog: Catalog | None = None,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+        strict: bool = False,
+        shutdown_timeout_s: float = 5.0,
+    ) -> None:
+        self.resource = resource or Resource()
+        self.catalog = catalog or Catalog()
+        self.clock: Clock = clock or SystemClock()
+        self.time_ns = self.clock.time_ns
+        self.monotonic_ns = self.clock.monotonic_ns
+        self.ids = ids or Ids()
+        self.strict = strict
+        self.shutdown_timeout_s = shutdown_timeout_s
+        self.services: dict[str, Service] = {}
+        self.trace_bound = 0
+        self._ledger = Ledger()
+        self._cells: Cells = self._ledger.cells
+        self._changing = threading.RLock()
+        self._attachments: tuple[Attachment, ...] = ()
+        self._routes = Routes((), self._ledger)
+        self._wanted = Wanted(self._routes)
+        self._enabled = True
+        self._open: dict[int, LiveOperation[Any]] = {}
+        self._is_shutting_down = False
+        self._shut = threading.Event()
+        self._shutdown_report: ShutdownReport | None = None
+        self.plugins: Plugins | None = None
+        self.on_shutdown: list[Callable[[], None]] = []
+        _EMITTERS.add(self)
+
+    # -- emitting ----------------------------------------------------------------------------------------------------
+
+    def emit(self, event: Event, *, severity: Severity | str | None = None, tags: Sequence[str] = ()) -> None:
+        """Hand an event to every handler that wants it.
+
+        ``severity`` overrides the type's own. Raises TypeError for what is no event; never because of a handler.
+        """
+        if severity.__class__ is str:
+            severity = Severity.parse(severity)
+        route = self._routes[event.__class__, severity]
+        if route.sinks:
+            ids = self.ids
+            self._deliver(
+                route, Envelope(event, route.severity, tags, self.time_ns(), ids.next_sequence(), ids, SCOPE.get())
+            )
+
+    def _deliver(self, route: Route, envelope: Envelope) -> None:
+        cells = self._cells
+        counts = cells.counts
+        counts[route.key] += 1
+        if cells.handling is not None or (route.inline and cells.depth):
+            self._deliver_nested(route, envelope, cells)
+            return
+        if not route.inline:
+            for sink, attachment in route.sinks:
+                try:
+                    sink(envelope)
+                except Exception as error:  # noqa: BLE001 - the caller is never harmed
+                    self._failed(attachment, envelope, error)
+            return
+        if route.redact:
+            envelope.hide_sensitive()
+        failed = None
+        attachment = route.sinks[0][1]
+        cells.depth = 1
+        try:
+            for sink, attachment in route.sinks:
+                try:
+                    sink(envelope)
+                except Exception as error:  # noqa: BLE001 - the caller is never harmed; one block per sink is the point
+                    failed = (failed or set()) | {attachment.name}
+                    self._failed(attachment, envelope, error)
+        except BaseException:  # KeyboardInterrupt and the like pass, but what they cut off is counted
+            self._count_interrupted(route, attachment, failed or set())
+            raise
+        finally:
+            cells.depth = 0
+        if failed is None:
+            counts[route.done] += 1
+        else:
+            self._count_done_except(route, failed)
+
+    def _deliver_nested(self, route: Route, envelope: Envelope, cells: Cells) -> None:
+        """Deliver what a handler emits while it handles: not to itself in its worker, and only so deep inline."""
+        if route.redact:
+            envelope.hide_sensitive()
+        skipped: set[str] = set()
+        cells.depth += 1
+        try:
+            for sink, attachment in route.sinks:
+                if attachment is cells.handling or (attachment.queue is None and cells.depth > MAX_DEPTH):
+                    skipped.add(attachment.name)
+                    self._ledger.count(attachment.name, route.key.event, route.key.phase, "recursion")
+                    if attachment.name in route.key.sampling:
+                        self._ledger.count(attachment.name, route.key.event, route.key.phase, "accepted")
+                    continue
+                try:
+                    sink(envelope)
+                except Exception as error:  # noqa: BLE001 - the caller is never harmed
+                    skipped.add(attachment.name)
+                    self._failed(attachment, envelope, error)
+        finally:
+            cells.depth -= 1
+        self._count_done_except(route, skipped)
+
+    def _count_done_except(self, route: Route, names: set[str]) -> None:
+        for name in route.done.handlers:
+            if name not in names:
+                self._ledger.count(name, route.key.event, route.key.phase, "delivered")
+
+    def _count_interrupted(self, route: Route, at: Attachment, failed: set[str]) -> None:
+        reached = [attachment.name for _, attachment in route.sinks]
+        missed = set(reached[reached.index(at.name) :]) - failed
+        for name in missed:
+            self._ledger.count(name, route.key.event, route.key.phase, "failed")
+        self._count_done_except(route, missed | failed)
+
+    def _failed(self, attachment: Attachment, envelope: Envelope, error: Exception) -> None:
+        self._ledger.count(attachment.name, envelope.name, envelope.phase, "failed")
+        attachment.quarantine.failed(error)
+
+    def enabled(self, event_type: type[Event], severity: Severity | None = None) -> bool:
+        """Whether any handler wants events of this type; cheap enough to guard costly preparations."""
+        if severity is None:
+            return self._wanted[event_type]
+        return bool(self._routes[event_type, severity].sinks)
+
+    def operation(self, event_type: type[E], /, **fields: Any) -> LiveOperation[E]:
+        """Return an operation to enter (``with``, ``async with``) or to decorate a function with.
+
+        Raises TypeError for a field that the type does not have.
+        """
+        return LiveOperation(self, event_type, fields)
+
+    def bind(self, **fields: Any) -> BoundEmitter:
+        """Return this emitter with ``fields`` bound to everything emitted through it."""
+        return BoundEmitter(self, fields)
+
+    # -- operations --------------------------------------------------------------------------------------------------
+
+    def operation_started(self, operation: LiveOperation[Any]) -> None:
+        """Remember an operation and announce its start to those who asked for it (called by the operation)."""
+        route = self._routes[operation.event_type, START]
+        if route.sinks:
+            event = operation.build()  # now: its results will be set later
+            self._deliver(route, self._stamp(route, event, operation, operation.start_ns, START))
+        self._cells.counts[self._ledger.started] += 1
+        open_operations = self._open
+        open_operations[operation.span_id] = operation
+        if len(open_operations) > MAX_OPEN_OPERATIONS:
+            self._abandon(next(iter(open_operations.values()), None))
+
+    def operation_ended(self, operation: LiveOperation[Any]) -> None:
+        """Emit an operation that has ended (called by the operation)."""
+        self._open.pop(operation.span_id, None)
+        ledger = self._ledger
+        outcome = operation.outcome
+        event_type = operation.event_type
+        if outcome == "success":
+            route = self._routes[event_type, None]
+            self._cells.counts[ledger.ended] += 1
+        else:
+            route = self._routes[event_type, event_type.__event__.severity_of(outcome)]
+            self._cells.counts[ledger.abandoned if outcome == "abandoned" else ledger.ended] += 1
+        if not route.sinks:
+            return
+        event = operation.build() if self.strict or not event_type.__event__.is_plain else None
+        self._deliver(route, self._stamp(route, event, operation, operation.start_ns + operation.duration_ns, "end"))
+
+    def _stamp(
+        self, route: Route, event: Event | None, operation: LiveOperation[Any], time_ns: int, phase: str
+    ) -> Envelope:
+        ids = self.ids
+        return Envelope(
+            event, route.severity, operation.tags, time_ns, ids.next_sequence(), ids, operation, operation, phase
+        )
+
+    def open_operations(self) -> tuple[LiveOperation[Any], ...]:
+        """Return the operations that have started and not ended."""
+        return tuple(self._open.values())
+
+    def report_invalid(self, event_type: type[Operation], fields: Sequence[str], reason: str) -> None:
+        """Report values that were left out (called by the operation)."""
+        self.emit(InvalidResult(operation=event_type.__event__.name, fields=list(fields), reason=reason))
+
+    def _abandon(self, operation: LiveOperation[Any] | None) -> bool:
+        if operation is None:
+            return False
+        try:
+            operation.end("abandoned")
+        except Exception:  # noqa: BLE001 - it ended meanwhile, or its fields do not validate in strict mode
+            return False
+        return True
+
+    # -- handlers ----------------------------------------------------------------------------------------------------
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """The attached handlers, in the order in which they get an event."""
+        return tuple(attachment.handler for attachment in self._attachments)
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """The attached handlers with their queues and quarantines."""
+        return self._attachments
+
+    def handler(self, name: str) -> Handler:
+        """Return the handler called ``name``; KeyError names those there are."""
+        for attachment in self._attachments:
+            if attachment.name == name:
+                return attachment.handler
+        raise KeyError(f"no handler {name!r}; there are: {', '.join(a.name for a in self._attachments) or 'none'}")
+
+    def add_handler(self, handler: Handler, *, name: str | None = None) -> Handler:
+        """Attach a handler; events emitted from now on reach it. Returns the handler."""
+        if isinstance(handler, type) or not isinstance(handler, Handler):
+            raise TypeError(f"add_handler takes an instance of ec.Handler, not {handler!r}")
+        if not hasattr(handler, "config"):
+            raise TypeError(f"{type(handler).__name__}.__init__ must call super().__init__()")
+        with self._changing:
+            taken = {attachment.name for attachment in self._attachments}
+            wanted = name or handler.name or handler.kind or type(handler).__name__
+            if name and name in taken:
+                raise ConfigurationError(f"a handler named {name!r} is attached already; remove it first")
+            number = 2
+            handler.name = wanted
+            while handler.name in taken:
+                handler.name, number = f"{wanted}_{number}", number + 1
+            delivery = handler.config.delivery or handler.delivery
+            quarantine = Quarantine(handler.name, self._ledger, self._monotonic_s, self._recompile, self._report)
+            queue = Queue(self._ledger) if delivery == "queued" else None
+            attachment = Attachment(handler.name, handler, queue, quarantine)
+            if queue is not None:
+                queue.attach(attachment)
+            handler.attached(self)
+            self._attachments = (*self._attachments, attachment)
+            self._recompile()
+        return handler
+
+    def remove_handler(self, handler: Handler | str, *, timeout_s: float = 5.0) -> int:
+        """Detach a handler, deliver what it had accepted, close it; return how many envelopes were abandoned."""
+        with self._changing:
+            found = next((a for a in self._attachments if handler in (a.handler, a.name)), None)
+            if found is None:
+                raise KeyError(f"no handler {handler!r}; there are: {', '.join(a.name for a in self._attachments)}")
+            self._attachments = tuple(a for a in self._attachments if a is not found)
+            self._recompile()
+        lost, problem = self._close(found, time.monotonic() + timeout_s)
+        if problem:
+            raise EventCoreError(f"handler {found.name!r} was removed, but closing it went wrong: {problem}")
+        return lost
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether events are taken at all; set it to False to silence this emitter."""
+        return self._enabled
+
+    @is_enabled.setter
+    def is_enabled(self, value: bool) -> None:
+        self._enabled = value
+        self._recompile()
+
+    def _recompile(self) -> None:
+        with self._changing:
+            ratios = [getattr(a.handler, "sampling_ratio", None) for a in self._attachments]
+            self.trace_bound = int(max((r for r in ratios if r is not None), default=0.0) * (1 << 64))
+            self._routes = Routes(self._attachments if self._enabled else (), self._ledger)
+            self._wanted = Wanted(self._routes)
+
+    def _monotonic_s(self) -> float:
+        return self.clock.monotonic_ns() / 1e9
+
+    def _report(self, handler: str, error: BaseException | None, what: str) -> None:
+        """Tell the other handlers what became of one."""
+        reason = (
+            f"{type(error).__name__}: {error}" if error else "see its earlier failures" if what != "recovered" else "-"
+        )
+        severity = Severity.INFO if what == "recovered" else None
+        cells = self._cells
+        before, cells.handling = (
+            cells.handling,
+            next((a for a in self._attachments if a.name == handler), cells.handling),
+        )
+        try:
+            self.emit(HandlerChanged(handler=handler, what=what, reason=reason), severity=severity)  # type: ignore[arg-type]
+        finally:
+            cells.handling = before
+
+    # -- the account -------------------------------------------------------------------------------------------------
+
+    def ledger(self) -> LedgerSnapshot:
+        """Return the account of every envelope so far; exact when nothing is in flight (after ``flush``)."""
+        return self._ledger.snapshot()
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Wait until all that was accepted before is handed over; False if that took longer than ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        waits = [a.queue.request_flush() for a in self._attachments if a.queue is not None]
+        done = [wait(max(0.0, deadline - time.monotonic())) for wait in waits]
+        for attachment in self._attachments:
+            if attachment.queue is None:
+                problem = call_bounded(attachment.handler.flush, max(0.05, deadline - time.monotonic()))
+                if problem:
+                    attachment.quarantine.failed(EventCoreError(f"flush: {problem}"))
+                    done.append(False)
+        return all(done)
+
+    def shutdown(self, timeout_s: float | None = None) -> ShutdownReport:
+        """End open operations as abandoned, deliver what waits, close every handler, in bounded time; idempotent.
+
+        ``timeout_s`` defaults to the setting ``shutdown_timeout_s``. A second caller waits for the first one's report.
+        """
+        limit = self.shutdown_timeout_s if timeout_s is None else timeout_s
+        with self._changing:
+            is_first, self._is_shutting_down = not self._is_shutting_down, True
+        if is_first:
+            self._shutdown_report = self._shut_down(time.monotonic() + limit)
+            self._shut.set()
+        else:
+            self._shut.wait(limit)
+        return self._shutdown_report or ShutdownReport({}, 0, ("another thread is still shutting down",))
+
+    def _shut_down(self, deadline: float) -> ShutdownReport:
+        operations = sum(self._abandon(operation) for operation in list(self._open.values()))
+        errors = []
+        for stop in reversed(self.on_shutdown.copy()):
+            try:
+                stop()
+            except Exception as error:  # noqa: BLE001 - the others must still be stopped
+                errors.append(repr(error))
+        lost = {}
+        for attachment in self._attachments:
+            self._hurry(attachment)
+        for attachment in self._attachments:
+            lost[attachment.name], problem = self._close(attachment, deadline)
+            if problem:
+                errors.append(f"{attachment.name}: {problem}")
+        return ShutdownReport(lost, operations, tuple(errors))
+
+    def _close(self, attachment: Attachment, deadline: float) -> tuple[int, str]:
+        """Close one handler by ``deadline``; return how many envelopes were abandoned, and what went wrong."""
+        attachment.is_closed = True
+        self._recompile()
+        self._hurry(attachment)
+        lost = attachment.queue.close(max(0.05, deadline - time.monotonic())) if attachment.queue is not None else 0
+        return lost, call_bounded(attachment.handler.close, max(0.05, deadline - time.monotonic()))
+
+    @staticmethod
+    def _hurry(attachment: Attachment) -> None:
+        try:
+            attachment.handler.closing()
+        except Exception as error:  # noqa: BLE001 - isolation is the point; it is reported
+            attachment.quarantine.failed(error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    def after_fork(self) -> None:
+        """Start anew in a forked child: fresh locks, empty queues, no open operations."""
+        self._changing = threading.RLock()
+        self._shut = threading.Event()
+        self._ledger.after_fork()
+        self._open.clear()
+        for attachment in self._attachments:
+            if attachment.queue is not None:
+                attachment.queue.after_fork()
+
+    def __repr__(self) -> str:
+        return f"<Emitter {self.resource.service}: {', '.join(a.name for a in self._attachments) or 'no handlers'}>"
+
+
+_EMITTERS: weakref.WeakSet[Emitter] = weakref.WeakSet()
+
+
+def _unconfigured() -> Emitter:
+    emitter = Emitter()
+    emitter.add_handler(LastResort(min_severity=Severity.WARNING))
+    return emitter
+
+
+_default: Emitter = _unconfigured()
+unconfigured = _default
+
+
+def get_emitter() -> Emitter:
+    """Return the emitter in use: the configured one, else the one that only writes warnings to stderr."""
+    return _default
+
+
+def set_emitter(emitter: Emitter | None) -> Emitter:
+    """Make ``emitter`` the one in use (None: the unconfigured one) and return the one before."""
+    global _default
+    before, _default = _default, emitter or unconfigured
+    return before
+
+
+def _after_fork() -> None:
+    for emitter in list(_EMITTERS):
+        emitter.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

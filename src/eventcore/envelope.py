@@ -1,0 +1,299 @@
+"""What handlers receive: the event and the facts that the bus stamped on it.
+
+Made on the caller's path, so it only takes references and numbers. Whatever costs (the text of an id, a message, the
+payload as a dictionary) is computed once on first use, shared by all handlers, and idempotent: two workers that compute
+it at the same time get equal values.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from eventcore.fields import unset
+from eventcore.ids import format_uuid7
+from eventcore.redaction import REDACTED, scrub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from eventcore.context import Scope
+    from eventcore.events import Category, Event, EventSpec, Severity
+    from eventcore.ids import Ids
+    from eventcore.operation import LiveOperation
+
+__all__ = ["Envelope"]
+
+T = TypeVar("T")
+
+
+class Envelope:
+    """An event on its way, with time, severity, tags and scope.
+
+    ``span`` is the operation it is the end (or, in phase ``start``, the start) of; None for plain events. It has
+    ``trace_id``, ``span_id`` and ``parent_span_id`` (integers), ``sampled``, ``start_ns`` (wall time), ``duration_ns``
+    (monotonic clock), ``outcome``, ``error_type``, ``error`` (a TracebackException without locals), ``links`` (pairs of
+    ids) and ``invalid`` (names of results left out).
+    """
+
+    __slots__ = (
+        "_cache",
+        "_event",
+        "_ids",
+        "_is_redacted",
+        "_sequence",
+        "phase",
+        "redacted",
+        "scope",
+        "severity",
+        "span",
+        "tags",
+        "time_ns",
+    )
+
+    def __init__(  # noqa: PLR0917 - made once per emit
+        self,
+        event: Event | None,
+        severity: Severity,
+        tags: Sequence[str],
+        time_ns: int,
+        sequence: int,
+        ids: Ids,
+        scope: Scope,
+        span: LiveOperation[Any] | None = None,
+        phase: str = "end",
+    ) -> None:
+        self._event = event
+        self.severity = severity
+        self.tags = tags
+        self.time_ns = time_ns
+        self._sequence = sequence
+        self._ids = ids
+        self.scope = scope
+        self.span = span
+        self.phase = phase
+        self._cache: dict[str, Any] | None = None
+        self._is_redacted = False
+
+    @property
+    def event(self) -> Event:
+        """The event; an operation of plain values is validated on first use, which is in a worker if all are queued."""
+        event = self._event
+        if event is None:
+            assert self.span is not None  # noqa: S101 - only operations come without their event; for the type checker
+            event = self._event = self.span.build()
+        return event
+
+    # -- facts -------------------------------------------------------------------------------------------------------
+
+    @property
+    def spec(self) -> EventSpec:
+        """The facts of the event's class."""
+        return self.event_type.__event__
+
+    @property
+    def event_type(self) -> type[Event]:
+        """The event's class."""
+        if self._event is None:
+            assert self.span is not None  # noqa: S101 - as in event
+            return self.span.event_type
+        return self._event.__class__
+
+    @property
+    def name(self) -> str:
+        """The event's dotted name."""
+        return self.event_type.__event__.name
+
+    @property
+    def category(self) -> Category:
+        """The event's category."""
+        return self.event_type.__event__.category
+
+    @property
+    def is_start(self) -> bool:
+        """Whether this announces the start of an operation (the end follows in an envelope of its own)."""
+        return self.phase == "start"
+
+    @property
+    def sequence(self) -> int:
+        """The number of this envelope among those of its process."""
+        return self._sequence
+
+    @property
+    def id(self) -> str:
+        """UUIDv7 of this envelope."""
+        return self._once("id", lambda: format_uuid7(self.time_ns, self._sequence, self._ids.salt))
+
+    @property
+    def time(self) -> dt.datetime:
+        """When it was emitted (for an operation: when it ended), UTC."""
+        seconds, rest = divmod(self.time_ns, 1_000_000_000)
+        return dt.datetime.fromtimestamp(seconds, dt.UTC).replace(microsecond=rest // 1000)
+
+    @property
+    def trace_id(self) -> str | None:
+        """32 hex digits, or None outside a trace."""
+        number = self.span.trace_id if self.span else self.scope.trace_id
+        return f"{number:032x}" if number else None
+
+    @property
+    def span_id(self) -> str | None:
+        """16 hex digits: the operation's own span, or the span that an event happened in."""
+        number = self.span.span_id if self.span else self.scope.span_id
+        return f"{number:016x}" if number else None
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The correlation id bound around the emit."""
+        return self.scope.correlation_id
+
+    @property
+    def duration_s(self) -> float | None:
+        """How long the operation took, in seconds; None for plain events and at its start."""
+        return self.span.duration_ns / 1e9 if self.span and not self.is_start else None
+
+    @property
+    def outcome(self) -> str | None:
+        """``success``, ``failure``, ``cancelled`` or ``abandoned``; None for plain events and at the start."""
+        return self.span.outcome if self.span and not self.is_start else None
+
+    @property
+    def error_type(self) -> str | None:
+        """The type of the error that an operation ended with."""
+        return self.span.error_type if self.span and not self.is_start else None
+
+    # -- payload -----------------------------------------------------------------------------------------------------
+
+    @property
+    def payload(self) -> Mapping[str, Any]:
+        """The payload fields that are set, by name; values as they were emitted (arrays stay arrays)."""
+        return self._once("payload", lambda: {k: v for k, v in self.event.__dict__.items() if v is not unset})
+
+    @property
+    def message(self) -> str | None:
+        """The class's message template, filled in; None where the class has none."""
+        return self._once("message", self._message)
+
+    def get(self, name: str) -> Any:
+        """Return the payload field or envelope fact called ``name`` (``ec.unset`` where it has no value)."""
+        value = self.event.__dict__.get(name, _NOT_A_FIELD)
+        if value is not _NOT_A_FIELD:
+            return value
+        value = _FACTS[name](self)
+        return unset if value is None else value
+
+    def items(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the payload once per element of the class's ``each`` arrays, or once as it is if it has none.
+
+        Raises ValueError where the arrays differ in length.
+        """
+        payload = self.payload
+        arrays = {key: payload[key] for key in self.spec.each if key in payload}
+        if not arrays:
+            yield payload
+            return
+        if len({len(array) for array in arrays.values()}) > 1:
+            lengths = {key: len(array) for key, array in arrays.items()}
+            raise ValueError(f"{self.name}: aligned array fields differ in length: {lengths}")
+        rest = {key: value for key, value in payload.items() if key not in arrays}
+        for row in zip(*(a.tolist() if hasattr(a, "tolist") else a for a in arrays.values()), strict=True):
+            yield {**rest, **dict(zip(arrays, row, strict=True))}
+
+    def redact(self) -> Envelope:
+        """Replace secrets in place: values of sensitive fields by a mark, and what looks like a secret in free text.
+
+        The bus calls it before a handler sees the envelope; ``redacted`` names the fields it has changed.
+        """
+        if self._is_redacted:
+            return self
+        event = self.event
+        spec = event.__event__
+        changes: dict[str, Any] = {}
+        for key in spec.sensitive:
+            value = event.__dict__.get(key)
+            if value is not None and value is not unset:
+                changes[key] = REDACTED
+        for key in spec.texts:
+            value = event.__dict__.get(key)
+            scrubbed = scrub(value)
+            if scrubbed is not value:
+                changes[key] = scrubbed
+        if changes:
+            self._event = event.model_copy(update=changes)
+            self.redacted = tuple(changes)
+            self._cache = None
+            if self.span is not None and not self.is_start:
+                self.span.fields = {**self.span.fields, **{k: v for k, v in changes.items() if k in self.span.fields}}
+        self._is_redacted = True
+        return self
+
+    def hide_sensitive(self) -> None:
+        """Replace values of sensitive fields only: what inline handlers get, since they run in the caller."""
+        spec = self.event_type.__event__
+        if spec.sensitive:
+            self.redact()
+
+    def _message(self) -> str | None:
+        template = self.spec.start_message if self.is_start else self.spec.message_of(self.outcome)
+        if template is None or "{" not in template:
+            return template
+        return template.format_map(_Lookup(self))
+
+    def _once(self, key: str, make: Callable[[], T]) -> T:
+        cache = self._cache
+        if cache is None:
+            cache = self._cache = {}
+        elif key in cache:
+            return cast("T", cache[key])
+        value = cache[key] = make()
+        return value
+
+    def __repr__(self) -> str:
+        facts = f"{self.name} {self.severity.name}"
+        if self.span:
+            facts += f" {self.outcome or 'started'}"
+        return f"<Envelope {facts} {dict(self.payload)!r}>"
+
+
+_NOT_A_FIELD = object()
+
+_FACTS: Mapping[str, Any] = {
+    "category": lambda e: e.category.value,
+    "correlation_id": lambda e: e.scope.correlation_id,
+    "duration_s": lambda e: e.duration_s,
+    "error_type": lambda e: e.error_type,
+    "event": lambda e: e.name,
+    "id": lambda e: e.id,
+    "outcome": lambda e: e.outcome,
+    "severity": lambda e: e.severity.name.lower(),
+    "span_id": lambda e: e.span_id,
+    "time": lambda e: e.time_ns / 1e9,
+    "trace_id": lambda e: e.trace_id,
+}
+
+
+class _Dash(str):
+    """Stands in a message for what has no value, whatever its format, attribute or index."""
+
+    __slots__ = ()
+
+    def __format__(self, _spec: str) -> str:
+        return "-"
+
+    def __getattr__(self, _name: str) -> _Dash:
+        return self
+
+    def __getitem__(self, _index: Any) -> _Dash:
+        return self
+
+
+class _Lookup(dict[str, Any]):
+    """Lets a message template name fields and envelope facts alike; what has no value shows as ``-``."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        super().__init__()
+        self._envelope = envelope
+
+    def __missing__(self, key: str) -> Any:
+        value = self._envelope.get(key)
+        return _Dash("-") if value is unset or value is None else value

@@ -1,0 +1,132 @@
+"""The face of a handler author: ``Handler`` and the configuration that every handler has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from eventcore.errors import ConfigurationError, mistakes
+from eventcore.events import Category, Event, EventSpec, Severity
+
+if TYPE_CHECKING:
+    from eventcore.emitter import Emitter
+    from eventcore.envelope import Envelope
+
+__all__ = ["Handler", "HandlerConfig", "Sink"]
+
+Sink = Callable[["Envelope"], object]
+
+
+class HandlerConfig(BaseModel):
+    """What every handler may be told: which events it gets, and how they are delivered to it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    events: tuple[str, ...] = Field(("*",), description="Globs over event names; an event must match one of them.")
+    exclude: tuple[str, ...] = Field((), description="Globs over event names that are left out.")
+    categories: tuple[Category, ...] | None = Field(None, description="Only these categories; all when not given.")
+    min_severity: Severity = Field(Severity.TRACE, description="Nothing below this severity.")
+    sampling: float = Field(1.0, ge=0, le=1, description="Share of the matching events to take, drawn at random.")
+    delivery: Literal["inline", "queued"] | None = Field(
+        None, description="In the caller, or by a worker of its own; the handler's kind decides when not given."
+    )
+    queue_size: int = Field(10_000, ge=1, description="Envelopes that may wait in the queue.")
+    overflow: Literal["drop_newest", "drop_oldest", "block"] = Field(
+        "drop_newest", description="What happens when the queue is full; drops are counted with reason 'full'."
+    )
+    block_timeout_s: float = Field(1.0, gt=0, description="How long a caller waits with overflow = 'block'.")
+    batch_size: int = Field(256, ge=1, description="Most envelopes handed over at once.")
+    linger_s: float = Field(0.02, ge=0, le=1, description="How long a worker waits for more before it starts a batch.")
+
+    @field_validator("min_severity", mode="before")
+    @classmethod
+    def _severity_by_name(cls, value: Any) -> Severity:
+        return Severity.parse(value)
+
+    @field_validator("events", "exclude", "categories", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    def admits(self, spec: EventSpec, severity: Severity) -> bool:
+        """Whether the filter lets events of this type and severity through (sampling aside)."""
+        return (
+            severity >= self.min_severity
+            and (self.categories is None or spec.category in self.categories)
+            and any(fnmatchcase(spec.name, glob) for glob in self.events)
+            and not any(fnmatchcase(spec.name, glob) for glob in self.exclude)
+        )
+
+
+class Handler:
+    """Consumes envelopes. Override ``handle``, or ``handle_batch`` where a whole batch is cheaper than its parts.
+
+    A subclass with options of its own nests a ``Config`` derived from ``HandlerConfig``; options come as keywords
+    (``MyHandler(channel="ops")``) or from the table ``[handlers.<name>]`` of ``eventcore.toml``. Whatever ``handle``
+    raises is isolated, counted and reported; it never reaches the code that emitted.
+    """
+
+    Config: ClassVar[type[HandlerConfig]] = HandlerConfig
+    delivery: ClassVar[Literal["inline", "queued"]] = "queued"
+    kind: ClassVar[str] = ""
+
+    config: HandlerConfig
+    name: str = ""
+    emitter: Emitter
+
+    def __init__(self, config: HandlerConfig | None = None, **options: Any) -> None:
+        if config is None:
+            try:
+                config = self.Config(**options)
+            except ValidationError as error:
+                raise ConfigurationError(
+                    mistakes(error, self.Config.model_fields, lambda _: type(self).__name__)
+                ) from None
+        self.config = config
+
+    def attached(self, emitter: Emitter) -> None:
+        """Learn the emitter that the handler was added to (its catalog, resource and clock)."""
+        self.emitter = emitter
+
+    def sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - for overriding
+        """Say, once per type and severity, what takes such envelopes; None: not wanted, and nothing is spent on them.
+
+        An inline handler's sink is called in the emitting thread. A queued one only decides by it whether it wants
+        them.
+        """
+        return self.handle
+
+    def start_sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - for overriding
+        """Say likewise what takes the start of operations; None, the default: only their ends matter."""
+        return None
+
+    def handle(self, envelope: Envelope) -> None:
+        """Handle one envelope."""
+        raise NotImplementedError(f"{type(self).__name__} must define handle() or handle_batch()")
+
+    def handle_batch(self, envelopes: Sequence[Envelope]) -> None:
+        """Handle a batch in order; raise PartialFailure where only some failed."""
+        for envelope in envelopes:
+            self.handle(envelope)
+
+    def flush(self) -> None:
+        """Pass on whatever the handler itself holds back; called by its worker, after all that was accepted before."""
+
+    def closing(self) -> None:
+        """Learn that the end is near: give up waiting and retrying, so that what waits can be handled in time.
+
+        Called from another thread than the worker's, before the worker is waited for; must return at once.
+        """
+
+    def close(self) -> None:
+        """Release what the handler holds; called once, after the last envelope."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return facts for people (where the output goes, for example)."""
+        return {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name or self.kind}>"

@@ -1,0 +1,253 @@
+"""The account of every envelope, per handler and event type.
+
+Each thread counts in a dictionary of its own (one writer, so no lock on the emit path); reading folds them, and those
+of dead threads are folded for good. Four kinds of keys. A ``RouteKey`` counts what was emitted along a route: which
+handlers accepted it and which filtered it out was decided when the route was compiled. A ``DoneKey`` counts dispatches
+in which every inline handler of a route succeeded. A tuple ``(handler, event, phase, outcome)`` counts everything else
+that became of an envelope. An ``OperationKey`` counts operations.
+
+A caller counts the route before it delivers, and reading takes the outcomes first, so at any time
+settled <= accepted <= emitted, and no total ever goes down.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping
+
+    from eventcore.dispatch import Attachment
+
+__all__ = ["DROP_REASONS", "Cells", "DoneKey", "Ledger", "LedgerRow", "LedgerSnapshot", "OperationKey", "RouteKey"]
+
+DROP_REASONS = ("full", "shutdown", "quarantined", "recursion", "forked", "invalid")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RouteKey:
+    """Counts emits along one compiled route; ``sampling`` handlers count what they accept themselves."""
+
+    event: str
+    phase: str
+    accepted: tuple[str, ...]
+    sampling: tuple[str, ...]
+    filtered: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DoneKey:
+    """Counts dispatches in which all of ``handlers``, the inline ones of a route, succeeded."""
+
+    event: str
+    phase: str
+    handlers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OperationKey:
+    """Counts operations ``started``, ``ended`` or ``abandoned``."""
+
+    what: str
+
+
+class Cells(threading.local):
+    """What one thread keeps for one emitter: its counts, how deep it is in inline handlers, whose worker it is."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.counts: defaultdict[Hashable, int] = defaultdict(int)
+        self.depth = 0
+        self.handling: Attachment | None = None
+        ledger.register(self.counts)
+
+
+class Ledger:
+    """Folds the counts of all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._living: list[tuple[threading.Thread, defaultdict[Hashable, int]]] = []
+        self._folded: Counter[Hashable] = Counter()
+        self.cells = Cells(self)
+        self.started = OperationKey("started")
+        self.ended = OperationKey("ended")
+        self.abandoned = OperationKey("abandoned")
+
+    def register(self, counts: defaultdict[Hashable, int]) -> None:
+        """Take the counts of a new thread, and fold those of threads that have ended."""
+        with self._lock:
+            self._fold_dead()
+            self._living.append((threading.current_thread(), counts))
+
+    def count(self, handler: str, event: str, phase: str, outcome: str, number: int = 1) -> None:
+        """Add to one outcome, in the calling thread's counts."""
+        self.cells.counts[handler, event, phase, outcome] += number
+
+    def totals(self) -> Counter[Hashable]:
+        """Return the folded counts of all threads, by key."""
+        with self._lock:
+            self._fold_dead()
+            total = Counter(self._folded)
+            for _, counts in self._living:
+                total.update(dict(counts))
+            return total
+
+    def after_fork(self) -> None:
+        """Make the lock new in a forked child; only the forking thread lives on there."""
+        self._lock = threading.RLock()
+
+    def snapshot(self) -> LedgerSnapshot:
+        """Read the account: what was settled first, then what was accepted and emitted."""
+        settled = self.totals()
+        entered = self.totals()
+        rows = _Rows()
+        for key, number in settled.items():
+            if isinstance(key, DoneKey):
+                for name in key.handlers:
+                    rows.of(name, key.event, key.phase).delivered += number
+            elif isinstance(key, tuple):
+                rows.settle(key, number)
+        operations: Counter[str] = Counter()
+        emitted = 0
+        for key, number in entered.items():
+            if isinstance(key, RouteKey):
+                emitted += number
+                rows.enter(key, number)
+            elif isinstance(key, OperationKey):
+                operations[key.what] += number
+            elif isinstance(key, tuple) and key[3] == "accepted":
+                rows.of(*key[:3]).accepted += number
+            elif isinstance(key, tuple) and key[3] == "sampled":
+                rows.of(*key[:3]).sampled += number
+        return LedgerSnapshot(
+            emitted=emitted, rows=tuple(sorted(rows.values(), key=LedgerRow.key)), operations=operations
+        )
+
+    def _fold_dead(self) -> None:
+        living = []
+        for thread, counts in self._living:
+            if thread.is_alive():
+                living.append((thread, counts))
+            else:
+                self._folded.update(counts)
+        self._living = living
+
+
+@dataclass(slots=True)
+class LedgerRow:
+    """One handler's account of one event type: emitted = accepted + filtered + sampled; accepted = the rest."""
+
+    handler: str
+    event: str
+    phase: str = "end"
+    emitted: int = 0
+    filtered: int = 0
+    sampled: int = 0
+    accepted: int = 0
+    delivered: int = 0
+    failed: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def settled(self) -> int:
+        """Envelopes whose fate is known."""
+        return self.delivered + self.failed + self.dropped.total()
+
+    @property
+    def pending(self) -> int:
+        """Envelopes accepted and not settled yet."""
+        return self.accepted - self.settled
+
+    def key(self) -> tuple[str, str, str]:
+        """Return what the row is sorted by."""
+        return self.handler, self.event, self.phase
+
+    def add(self, other: LedgerRow) -> None:
+        """Add the numbers of ``other``."""
+        self.emitted += other.emitted
+        self.filtered += other.filtered
+        self.sampled += other.sampled
+        self.accepted += other.accepted
+        self.delivered += other.delivered
+        self.failed += other.failed
+        self.dropped += other.dropped
+
+
+class _Rows(dict[tuple[str, str, str], LedgerRow]):
+    """Rows by handler, event and phase while a snapshot is put together."""
+
+    def of(self, handler: str, event: str, phase: str) -> LedgerRow:
+        return self.setdefault((handler, event, phase), LedgerRow(handler, event, phase))
+
+    def enter(self, key: RouteKey, number: int) -> None:
+        for name in key.accepted:
+            self.of(name, key.event, key.phase).accepted += number
+        for name in key.filtered:
+            self.of(name, key.event, key.phase).filtered += number
+        for name in (*key.accepted, *key.sampling, *key.filtered):
+            self.of(name, key.event, key.phase).emitted += number
+
+    def settle(self, key: tuple[str, str, str, str], number: int) -> None:
+        handler, event, phase, outcome = key
+        row = self.of(handler, event, phase)
+        if outcome == "delivered":
+            row.delivered += number
+        elif outcome == "failed":
+            row.failed += number
+        elif outcome not in ("accepted", "sampled"):
+            row.dropped[outcome] += number
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSnapshot:
+    """The ledger at one moment: rows per handler and event type, and the counts of operations."""
+
+    emitted: int
+    rows: tuple[LedgerRow, ...]
+    operations: Mapping[str, int]
+
+    def handler(self, name: str) -> LedgerRow:
+        """Return the sum of one handler's rows."""
+        return self._sum(name, (row for row in self.rows if row.handler == name))
+
+    @property
+    def handlers(self) -> Mapping[str, LedgerRow]:
+        """The sum of rows, per handler."""
+        return {name: self.handler(name) for name in dict.fromkeys(row.handler for row in self.rows)}
+
+    @property
+    def dropped(self) -> int:
+        """Envelopes dropped by any handler for any reason."""
+        return sum(row.dropped.total() for row in self.rows)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every accepted envelope's fate is known and every operation has ended."""
+        return all(row.pending == 0 for row in self.rows) and self.open_operations == 0
+
+    @property
+    def open_operations(self) -> int:
+        """Operations started and neither ended nor abandoned."""
+        return self.operations.get("started", 0) - self.operations.get("ended", 0) - self.operations.get("abandoned", 0)
+
+    @staticmethod
+    def _sum(name: str, rows: Iterable[LedgerRow]) -> LedgerRow:
+        total = LedgerRow(name, "*", "*")
+        for row in rows:
+            total.add(row)
+        return total
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'handler':<12}{'accepted':>10}{'delivered':>11}{'pending':>9}{'failed':>8}{'filtered':>10}  dropped"
+        ]
+        for name, row in self.handlers.items():
+            dropped = ", ".join(f"{reason} {n}" for reason, n in row.dropped.items()) or "-"
+            lines.append(
+                f"{name:<12}{row.accepted:>10}{row.delivered:>11}{row.pending:>9}{row.failed:>8}{row.filtered:>10}"
+                f"  {dropped}"
+            )
+        return "\n".join(lines)

@@ -1,0 +1,247 @@
+"""A running operation: ids and clock on entry, one validation and one emit at its end.
+
+``with emitter.operation(ChargeCard, provider="stripe") as op`` in a block, ``async with`` alike, or as a decorator on a
+function, coroutine function, generator or async generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from traceback import TracebackException
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from pydantic import ValidationError
+
+from eventcore.context import SCOPE, Scope, parse_id
+from eventcore.decoration import decorated
+from eventcore.errors import OperationMisuse, did_you_mean
+from eventcore.events import ENVELOPE_FACTS, OUTCOMES, Event, Operation, Severity
+from eventcore.fields import unset
+
+if TYPE_CHECKING:
+    from contextvars import Token
+    from types import TracebackType
+
+    from eventcore.emitter import Emitter
+    from eventcore.events import EventSpec
+
+__all__ = ["LiveOperation"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+O = TypeVar("O", bound=Operation)  # noqa: E741 - O as in operation
+
+
+class LiveOperation(Scope, Generic[O]):
+    """An operation between its start and its end; made by ``emitter.operation``.
+
+    It is its own scope: entering it is the hot path, and one object is cheaper than three. What most operations never
+    change stays on the class for the same reason.
+    """
+
+    is_remote = False
+    outcome: str | None = None
+    error_type: str | None = None
+    error: TracebackException | None = None
+    invalid: tuple[str, ...] = ()
+    links: tuple[tuple[int, int], ...] = ()
+    tags: Sequence[str] = ()
+    parent_span_id = 0
+    parent_is_remote = False
+    start_ns = 0
+    duration_ns = 0
+    is_open = False
+    _bound: Mapping[str, Any] | None = None
+    _token: Token[Scope] | None = None
+    _error: BaseException | None = None
+
+    def __init__(
+        self, emitter: Emitter, event_type: type[O], fields: dict[str, Any], bound: Mapping[str, Any] | None = None
+    ) -> None:
+        self._emitter = emitter
+        self.event_type = event_type
+        self.fields = fields
+        if bound:
+            self._bound = bound
+        spec: EventSpec | None = getattr(event_type, "__event__", None)
+        if spec is None or not spec.is_operation:
+            raise TypeError(f"{event_type!r} is no ec.Operation with a name, so it cannot be started")
+        if not fields.keys() <= spec.fields.keys():
+            self._refuse(fields)
+
+    @property
+    def operation(self) -> LiveOperation[O]:  # type: ignore[override]  # in its own scope it is the operation
+        """Itself: the innermost operation of this scope."""
+        return self
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        if self.start_ns:
+            raise OperationMisuse(
+                f"{self.event_type.__qualname__} was started already; call emitter.operation() for another"
+            )
+        emitter = self._emitter
+        parent = SCOPE.get()
+        random_bits = emitter.ids.random_bits
+        trace_id = parent.trace_id
+        if trace_id:
+            self.trace_id = trace_id
+            self.sampled = parent.sampled
+            self.parent_span_id = parent.span_id
+            if parent.is_remote:
+                self.parent_is_remote = True
+        else:
+            self.trace_id = trace_id = random_bits(128) or 1
+            self.sampled = (trace_id & 0xFFFFFFFFFFFFFFFF) < emitter.trace_bound
+        self.span_id = random_bits(64) or 1
+        self.bound = parent.bound if self._bound is None else {**parent.bound, **self._bound}
+        self.correlation_id = parent.correlation_id
+        self.baggage = parent.baggage
+        self.tracestate = parent.tracestate
+        self.start_ns = emitter.time_ns()
+        emitter.operation_started(self)
+        self._token = SCOPE.set(self)
+        self.is_open = True
+        self._started = emitter.monotonic_ns()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.outcome == "abandoned":  # shutdown has ended it already
+            return
+        if error is None:
+            error = self._error
+        if error is None:
+            self._end("success", None)
+        else:
+            self._end("failure" if isinstance(error, Exception) else "cancelled", error)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def end(self, outcome: str | None = None, error: BaseException | None = None) -> None:
+        """End it by hand, where no ``with`` block fits.
+
+        ``outcome`` is one of the four; by default ``failure`` after ``fail()`` or with an ``error``, else ``success``.
+        """
+        error = error or self._error
+        if outcome is None:
+            outcome = "success" if error is None else "failure"
+        if outcome not in OUTCOMES:
+            raise ValueError(f"unknown outcome {outcome!r}{did_you_mean(outcome, OUTCOMES)}")
+        self._end(outcome, error)
+
+    def _end(self, outcome: str, error: BaseException | None) -> None:
+        if not self.is_open:
+            raise OperationMisuse(
+                f"{self.event_type.__qualname__} ended {'twice' if self.start_ns else 'before it started'}"
+            )
+        self.duration_ns = self._emitter.monotonic_ns() - self._started
+        self.is_open = False
+        self.suspend()
+        self.outcome = outcome
+        if error is not None:
+            named = getattr(error, "error_type", None)
+            self.error_type = named if isinstance(named, str) and named else type(error).__qualname__
+            self.error = TracebackException.from_exception(error, capture_locals=False, lookup_lines=False)
+            self._error = None
+        self._emitter.operation_ended(self)
+
+    def suspend(self) -> None:
+        """Leave its scope without ending it."""
+        token, self._token = self._token, None
+        if token is not None:
+            try:  # noqa: SIM105 - contextlib.suppress costs 0.3 µs on the hot path
+                SCOPE.reset(token)
+            except (ValueError, RuntimeError):
+                pass  # ended in another context (one closed by another task or thread): that one is not ours to change
+
+    def resume(self) -> None:
+        """Enter its scope again after ``suspend``."""
+        self._token = SCOPE.set(self)
+
+    def build(self) -> O:
+        """Return the validated event (called once, where it is first needed)."""
+        try:
+            return self.event_type(**self.fields)
+        except Exception as error:
+            if self._emitter.strict:
+                raise
+            return self._salvage(error)
+
+    def _salvage(self, error: Exception) -> O:
+        """Keep what is valid: an operation with a wrong result is still delivered, and says what was left out."""
+        if isinstance(error, ValidationError):
+            problems = error.errors(include_url=False, include_input=False)
+            wrong = {str(problem["loc"][0]) for problem in problems if problem["loc"]}
+            reason = "; ".join(f"{p['loc'][0] if p['loc'] else '?'}: {p['msg']}" for p in problems)
+        else:  # a validator of the type's own broke: nothing given can be trusted
+            wrong, reason = set(self.fields), f"a validator raised {type(error).__name__}"
+        values: dict[str, Any] = dict.fromkeys(self.event_type.model_fields, unset)
+        values.update({key: value for key, value in self.fields.items() if key not in wrong})
+        if not self.invalid:
+            self.invalid = tuple(sorted(wrong))
+            self._emitter.report_invalid(self.event_type, self.invalid, reason)
+        return self.event_type.model_construct(**values)
+
+    # -- what happens inside -----------------------------------------------------------------------------------------
+
+    def set(self, **results: Any) -> None:
+        """Give results; they are validated once, after the end."""
+        if not results.keys() <= self.event_type.__event__.fields.keys():
+            self._refuse(results)
+        self._refuse_ended("results must be set before")
+        self.fields.update(results)
+
+    def event(self, event: Event, *, severity: Severity | str | None = None, tags: Sequence[str] = ()) -> None:
+        """Emit an event inside this operation."""
+        token = SCOPE.set(self)
+        try:
+            self._emitter.emit(event, severity=severity, tags=tags)
+        finally:
+            SCOPE.reset(token)
+
+    def fail(self, error: BaseException) -> None:
+        """Let it end as a failure although no exception leaves the block."""
+        self._refuse_ended("it can no longer fail")
+        self._error = error
+
+    def link(self, trace_id: str, span_id: str) -> None:
+        """Link another span, by its ids (32 and 16 hexadecimal digits)."""
+        self._refuse_ended("links must be set before")
+        self.links = (*self.links, (parse_id(trace_id, 32), parse_id(span_id, 16)))
+
+    def _refuse_ended(self, remedy: str) -> None:
+        if self.outcome is not None:
+            raise OperationMisuse(f"{self.event_type.__qualname__} has ended; {remedy}")
+
+    def _refuse(self, fields: Mapping[str, Any]) -> None:
+        spec = self.event_type.__event__
+        wrong = next(key for key in fields if key not in spec.fields)
+        if wrong in ENVELOPE_FACTS:
+            raise TypeError(
+                f"{self.event_type.__qualname__}: {wrong!r} is stamped by the bus; it is no field to be given"
+            )
+        raise TypeError(f"{self.event_type.__qualname__} has no field {wrong!r}{did_you_mean(wrong, spec.fields)}")
+
+    # -- as a decorator ----------------------------------------------------------------------------------------------
+
+    def __call__(self, function: F) -> F:
+        """Wrap ``function`` so that each call of it is an operation of its own."""
+
+        def fresh() -> LiveOperation[O]:
+            return LiveOperation(self._emitter, self.event_type, dict(self.fields), self._bound)
+
+        return decorated(function, fresh)
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else self.outcome or "not started"
+        hidden = self.event_type.__event__.sensitive
+        shown = {key: "…" if key in hidden else value for key, value in self.fields.items()}
+        return f"<operation {self.event_type.__event__.name} {state} {shown!r}>"

@@ -1,0 +1,144 @@
+"""Keeping secrets in: keys that hold secrets, and patterns of secrets in free text.
+
+Keys are compared as whole words (``api_key``, ``x-api-key``, ``Authorization``), never as substrings: ``author`` and
+``max_tokens`` are no secrets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["REDACTED", "scrub", "scrub_mapping", "scrub_text"]
+
+REDACTED = "[REDACTED]"
+
+_SECRET_KEYS = frozenset(
+    {
+        "access_token",
+        "api_key",
+        "apikey",
+        "auth_token",
+        "authorization",
+        "aws_secret_access_key",
+        "bearer",
+        "client_secret",
+        "cookie",
+        "credit_card",
+        "credentials",
+        "id_token",
+        "passphrase",
+        "passwd",
+        "password",
+        "private_key",
+        "proxy_authorization",
+        "refresh_token",
+        "secret",
+        "secret_key",
+        "session_token",
+        "set_cookie",
+        "token",
+        "x_api_key",
+        "x_auth_token",
+    }
+)
+
+_PATTERNS = (
+    (
+        ("PRIVATE KEY",),
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+        "PRIVATE_KEY",
+    ),
+    (("bearer", "basic"), re.compile(r"(?i)\b(?:bearer|basic)\s+[a-z0-9._~+/=-]{8,}"), "TOKEN"),
+    (("sk-",), re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"), "API_KEY"),
+    (("AKIA", "ASIA"), re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), "AWS_KEY"),
+    (("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), re.compile(r"\bgh[pousr]_[A-Za-z0-9]{36,}\b"), "API_KEY"),
+    (
+        ("key", "passw", "secret"),
+        re.compile(r"(?i)\b(?:api[_-]?key|password|passwd|secret)[\"']?\s*[=:]\s*[\"']?[^\s,;&\"'}]+"),
+        "SECRET",
+    ),
+    (("@",), re.compile(r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+\b"), "EMAIL"),
+)
+"""What must occur in the text (in any case), the pattern, and its name; the first is much cheaper to look for."""
+
+_CARD = re.compile(r"\b\d(?:[ -]?\d){12,18}\b")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_SHORTEST = 6
+MAX_DEPTH = 20
+_CONTAINERS = (Mapping, list, tuple, set, frozenset)
+
+
+def scrub_text(text: str) -> str:
+    """Return ``text`` with secrets replaced by ``[REDACTED_<KIND>]``; the same object where there are none."""
+    if len(text) < _SHORTEST:
+        return text
+    lower = text.lower()
+    for needles, pattern, kind in _PATTERNS:
+        for needle in needles:
+            if needle.lower() in lower:
+                text = pattern.sub(f"[REDACTED_{kind}]", text)
+                break
+    if _CARD.search(text):
+        text = _CARD.sub(lambda match: "[REDACTED_CARD]" if _luhn(match[0]) else match[0], text)
+    return text
+
+
+def scrub_mapping(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of ``data``, nested too, without the values of secret keys and without secrets in text."""
+    return {key: _scrub_item(key, value, (id(data),)) for key, value in data.items()}
+
+
+def scrub(value: Any, around: tuple[int, ...] = ()) -> Any:
+    """Return ``value`` without secrets in its text, nested too; the same object where there are none.
+
+    ``around`` are the ids of the containers it is in. What is nested deeper than ``MAX_DEPTH`` is not looked at, so it
+    is hidden.
+    """
+    if isinstance(value, str):
+        return scrub_text(value)
+    if isinstance(value, bytes):
+        text = value.decode("latin-1")
+        scrubbed = scrub_text(text)
+        return value if scrubbed is text else scrubbed.encode("latin-1")
+    return _scrub_container(value, around) if isinstance(value, _CONTAINERS) else value
+
+
+def _scrub_container(value: Any, around: tuple[int, ...]) -> Any:
+    if id(value) in around:
+        return f"<circular {type(value).__name__}>"
+    if len(around) >= MAX_DEPTH:
+        return REDACTED
+    around = (*around, id(value))
+    if isinstance(value, Mapping):
+        mapped = {key: _scrub_item(key, item, around) for key, item in value.items()}
+        return value if all(mapped[key] is item for key, item in value.items()) else mapped
+    items = [scrub(item, around) for item in value]
+    if all(new is old for new, old in zip(items, value, strict=True)):
+        return value
+    return tuple(items) if isinstance(value, tuple) else items
+
+
+def _scrub_item(key: Any, value: Any, around: tuple[int, ...]) -> Any:
+    return REDACTED if _is_secret(key) and not _is_empty(value) else scrub(value, around)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str | bytes | int | float | Mapping | list | tuple) and not value)
+
+
+def _is_secret(key: Any) -> bool:
+    if not isinstance(key, str):
+        return False
+    if key.isupper() or key.islower():
+        return key.replace("-", "_").replace(" ", "_").lower() in _SECRET_KEYS
+    return _HUMP.sub("_", key).replace("-", "_").replace(" ", "_").lower() in _SECRET_KEYS
+
+
+def _luhn(digits: str) -> bool:
+    total = 0
+    for index, digit in enumerate(int(c) for c in reversed(digits) if c.isdigit()):
+        doubled = digit * 2 if index % 2 else digit
+        total += doubled - 9 if doubled > 9 else doubled
+    return total % 10 == 0

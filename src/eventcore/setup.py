@@ -1,0 +1,162 @@
+"""``configure()`` and ``shutdown()``: from settings to a running emitter, and back."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from eventcore.catalog import Catalog
+from eventcore.emitter import Emitter, Resource, ShutdownReport, get_emitter, set_emitter, unconfigured
+from eventcore.errors import ConfigurationError
+from eventcore.events import Event, Severity
+from eventcore.handler import Handler
+from eventcore.last_resort import LastResort
+from eventcore.plugins import Plugins
+from eventcore.settings import Settings, Sources, explain, load_settings
+from eventcore.vocabulary import PluginBroken, Started, Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from eventcore.ids import Clock, Ids
+    from eventcore.instruments import Instrument
+    from eventcore.service import Service
+
+__all__ = ["configure", "shutdown"]
+
+
+def configure(
+    *,
+    service: str | None = None,
+    instruments: Iterable[Instrument] = (),
+    events: Iterable[type[Event]] = (),
+    handlers: Mapping[str, Mapping[str, Any] | Handler] | None = None,
+    config: str | Path | None = None,
+    plugins: Sequence[Any] = (),
+    replace: bool = False,
+    clock: Clock | None = None,
+    ids: Ids | None = None,
+    **settings: Any,
+) -> Emitter:
+    """Read the settings, start handlers and services, and make the result the emitter in use.
+
+    ``handlers`` gives handlers by name, as options or as ready objects; ``plugins`` are plugin modules that are not
+    installed; ``settings`` are further settings (``http={"port": 9090}``). Use it as a context manager, or call
+    ``shutdown()``; at interpreter exit it is shut down anyway. A second call is an error unless ``replace=True``.
+    Raises ConfigurationError with file or variable, key and remedy; then nothing is left running.
+    """
+    before = get_emitter()
+    if before is not unconfigured and not replace:
+        raise ConfigurationError(
+            "eventcore is configured already; call ec.shutdown() first, or configure(replace=True)"
+        )
+    ready, options = _sorted_out(handlers or {})
+    given: dict[str, Any] = {**settings, **({"service": service} if service is not None else {})}
+    if options:
+        given["handlers"] = options
+    sources = Sources.find(config, given)
+    found = Plugins(block=sources.blocked_plugins(), extra=plugins)
+    read = load_settings(sources, found.services(), {} if ready or not _has_structlog() else {"log": {}})
+    frame = read.frame
+    emitter = Emitter(
+        resource=Resource(frame.service, frame.version, frame.environment),
+        catalog=Catalog(events=events, instruments=instruments, packs=found.packs()),
+        clock=clock,
+        ids=ids,
+        strict=frame.strict,
+        shutdown_timeout_s=frame.shutdown_timeout_s,
+    )
+    emitter.plugins = found
+    try:
+        _add_handlers(emitter, found, read, ready)
+        if before is not unconfigured:
+            before.shutdown()  # only now: a mistake in the settings of handlers leaves the old one running
+        for name, table in read.services.items():
+            _start_service(emitter, found, read, name, table)
+    except BaseException:
+        emitter.shutdown(1.0)
+        raise
+    set_emitter(emitter)
+    emitter.on_shutdown.insert(0, lambda: _retire(emitter))
+    atexit.register(emitter.shutdown)
+    emitter.emit(Started(service=frame.service, version=frame.version, handlers=[h.name for h in emitter.handlers]))
+    for name, error in found.broken.items():
+        emitter.emit(PluginBroken(plugin=name, reason=repr(error)))
+    return emitter
+
+
+def shutdown(timeout_s: float | None = None) -> ShutdownReport:
+    """Shut the emitter in use down and go back to the unconfigured one; does nothing when nothing is configured."""
+    emitter = get_emitter()
+    if emitter is unconfigured:
+        return ShutdownReport({}, 0, ())
+    return emitter.shutdown(timeout_s)
+
+
+def _retire(emitter: Emitter) -> None:
+    emitter.emit(Stopped(service=emitter.resource.service))
+    atexit.unregister(emitter.shutdown)
+    if get_emitter() is emitter:
+        set_emitter(None)
+
+
+def _has_structlog() -> bool:
+    """Whether the log handler, the default where none is configured, can be used."""
+    return importlib.util.find_spec("structlog") is not None
+
+
+def _sorted_out(
+    handlers: Mapping[str, Mapping[str, Any] | Handler],
+) -> tuple[dict[str, Handler], dict[str, dict[str, Any]]]:
+    """Part ready handlers from tables of options."""
+    ready: dict[str, Handler] = {}
+    options: dict[str, dict[str, Any]] = {}
+    for name, given in handlers.items():
+        if isinstance(given, Handler):
+            ready[name] = given
+        elif isinstance(given, Mapping):
+            options[name] = dict(given)
+        else:
+            raise ConfigurationError(
+                f"configure(): handlers[{name!r}] is {given!r}: give a table of options or an instance of ec.Handler"
+            )
+    return ready, options
+
+
+def _add_handlers(emitter: Emitter, found: Plugins, read: Settings, ready: Mapping[str, Handler]) -> None:
+    if not read.frame.handlers and not ready:
+        emitter.add_handler(LastResort(min_severity=Severity.INFO), name="stderr")
+    for name, table in read.frame.handlers.items():
+        options = dict(table)
+        where = read.where("handlers", name)
+        handler_class = found.handler_class(str(options.pop("use", name)), where)
+        try:
+            config = handler_class.Config(**options)
+        except ValidationError as error:
+            raise ConfigurationError(explain(read, ("handlers", name), error, handler_class.Config)) from None
+        try:
+            emitter.add_handler(handler_class(config), name=name)
+        except ConfigurationError as error:
+            raise type(error)(f"{where}: {error}") from error
+    for name, handler in ready.items():
+        emitter.add_handler(handler, name=name)
+
+
+def _start_service(emitter: Emitter, found: Plugins, read: Settings, name: str, table: Mapping[str, Any]) -> None:
+    service_class = found.service_class(name)
+    try:
+        config = service_class.Config(**table)
+    except ValidationError as error:
+        raise ConfigurationError(explain(read, (name,), error, service_class.Config)) from None
+    service: Service = service_class(config, emitter, found)
+    try:
+        service.start()
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{read.where(name)}: {error}") from error
+    emitter.services[name] = service
+    emitter.on_shutdown.append(service.stop)

@@ -1,0 +1,60 @@
+"""The command line of the router: look into a model file, train the bundled one anew."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from router.errors import RouterError
+from router.model_file import BUNDLED_MODEL, load_model
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Models of the router.")
+_out = Console()
+_err = Console(stderr=True)
+
+
+@app.callback()
+def _main() -> None:
+    """Models of the router."""
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="A model file; the bundled one by default.")] = BUNDLED_MODEL,
+) -> None:
+    """Say what a model file holds and where it comes from; an unusable file is refused with its reason."""
+    try:
+        loaded = load_model(model)
+    except RouterError as error:
+        _err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    table = Table.grid(padding=(0, 2))
+    table.add_row("network", repr(loaded.network))
+    table.add_row("parameters", str(loaded.network.config.parameter_count))
+    table.add_row("calibration", repr(loaded.calibration))
+    if loaded.provenance is not None:
+        table.add_row(
+            "trained on", f"{loaded.provenance.training_data} (SHA-256 {loaded.provenance.training_data_sha256})"
+        )
+        table.add_row("seed", str(loaded.provenance.seed))
+        table.add_row("with", f"eventcore {loaded.provenance.library_version}, numpy {loaded.provenance.numpy_version}")
+        for name, value in loaded.provenance.metrics.items():
+            table.add_row(name, f"{value:.4g}")
+    _out.print(table)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Argument(help="Where the model goes.")],
+    data: Annotated[str | None, typer.Option(help="Folder of the data; default: EVENTCORE_DATA.")] = None,
+) -> None:
+    """Train the bundled model anew on recorded outcomes (the command of the model card)."""
+    from router.train_bundled import main
+
+    raise typer.Exit(main(["--out", str(out), *(["--data", data] if data else [])]))

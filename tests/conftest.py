@@ -1,0 +1,65 @@
+"""Shared by all tests: a clean default emitter, and no silent skips where servers must be present."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import eventcore as ec
+from eventcore.context import ROOT, SCOPE
+
+pytest_plugins = ["pytester"]
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _clean_emitter(monkeypatch, tmp_path):
+    """Start and end each test unconfigured, away from settings of the machine."""
+    for name in list(os.environ):
+        if name.startswith("EVENTCORE_") and name not in {"EVENTCORE_DATA", "EVENTCORE_REQUIRE_SERVERS"}:
+            monkeypatch.delenv(name)
+    for name in ("LOG_LEVEL", "LOG_FORMAT", "ENABLE_METRICS", "METRICS_PORT", "TRACEPARENT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    SCOPE.set(ROOT)
+    yield
+    ec.shutdown()
+    ec.set_emitter(None)
+
+
+@pytest.fixture
+def checkout():
+    """Return the root of the checkout."""
+    return CHECKOUT
+
+
+@pytest.fixture
+def promtool():
+    """Return the path of promtool (Debian: prometheus), or skip."""
+    path = shutil.which("promtool")
+    if path is None:
+        pytest.skip("promtool is not installed (Debian package prometheus)")
+    return path
+
+
+@pytest.fixture
+def routing_data():
+    """Return the folder of real routing data, or skip."""
+    folder = Path(os.environ.get("EVENTCORE_DATA", CHECKOUT.parent / "shared" / "data"))
+    if not (folder / "routing").is_dir():
+        pytest.skip(f"no routing data at {folder} (set EVENTCORE_DATA)")
+    return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Make a skipped ``server`` test a failure where servers must be present (in CI)."""
+    report = yield
+    if report.skipped and os.environ.get("EVENTCORE_REQUIRE_SERVERS") == "1" and item.get_closest_marker("server"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although EVENTCORE_REQUIRE_SERVERS=1: {report.longrepr}"
+    return report

@@ -1,0 +1,266 @@
+"""The main job: the demo as a user runs it, and its signals held against each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+GUIDE = {
+    "tiny_dancer_routing_requests": {"status": {"success", "failure"}},
+    "tiny_dancer_routing_latency_seconds": {"operation": {"total"}},
+    "tiny_dancer_feature_engineering_duration_seconds": {"batch_size": {"1-10", "11-50", "51-100", "100+"}},
+    "tiny_dancer_model_inference_duration_seconds": {"model_type": {"fastgrnn"}},
+    "tiny_dancer_circuit_breaker_state": {},
+    "tiny_dancer_routing_decisions": {"model_type": {"lightweight", "powerful"}},
+    "tiny_dancer_confidence_scores": {"decision_type": {"lightweight", "powerful"}},
+    "tiny_dancer_uncertainty_estimates": {"decision_type": {"lightweight", "powerful"}},
+    "tiny_dancer_candidates_processed": {"batch_size_range": {"1-10", "11-50", "51-100", "100+"}},
+    "tiny_dancer_errors": {"error_type": {"inference_error", "circuit_breaker_open"}},
+}
+SPANS = {
+    "routing_request",
+    "circuit_breaker_check",
+    "feature_engineering",
+    "model_inference",
+    "uncertainty_estimation",
+}
+LINES = {
+    "Initializing Tiny Dancer router": ("info", set()),
+    "Circuit breaker enabled with threshold: 5": ("info", set()),
+    "Processing routing request": ("info", {"candidate_count"}),
+    "Extracting features": ("debug", {"batch_size"}),
+    "Model inference completed": ("debug", {"candidate_id", "confidence"}),
+    "Routing decision made": ("debug", {"candidate_id", "use_lightweight", "uncertainty"}),
+    "Routing request completed successfully": (
+        "info",
+        {"inference_time_us", "lightweight_routes", "powerful_routes"},
+    ),
+}
+
+
+def free_port():
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def demo(checkout, out, *arguments):
+    """Start the demo as ``make demo`` does."""
+    environment = {**os.environ, "COLUMNS": "200"}
+    command = [sys.executable, str(checkout / "examples" / "demo"), "--out", str(out), *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def scrape(url):
+    """Return the body at ``url``."""
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return response.read().decode()
+
+
+@pytest.fixture(scope="module")
+def served(request, tmp_path_factory):
+    """Run the whole demo once, with ``--serve``; yield its metrics, output folder and text, scraped while it serves."""
+    checkout = request.path.parents[1]
+    out = tmp_path_factory.mktemp("demo")
+    port = free_port()
+    process = demo(checkout, out, "--serve", "--port", str(port))
+    try:
+        deadline = time.monotonic() + 50
+        during = ""
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                during = during or scrape(f"http://127.0.0.1:{port}/metrics")
+                health = json.loads(scrape(f"http://127.0.0.1:{port}/health"))
+                text = scrape(f"http://127.0.0.1:{port}/metrics")
+            except OSError:
+                time.sleep(0.1)
+                continue
+            totals = samples(text)
+            done = sum(v for (name, _), v in totals.items() if name == "tiny_dancer_routing_requests_total")
+            if done == 335:
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail(f"the demo did not finish its stream: {process.communicate(timeout=5)[0]}")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=15)
+        yield {
+            "during": during,
+            "metrics": text,
+            "health": health,
+            "out": out,
+            "printed": printed,
+            "code": process.returncode,
+        }
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def samples(text):
+    """Return sample values by name and labels."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.mark.slow
+def test_demo_ends_by_itself_with_all_signals_in_agreement(served):
+    """The demo serves until interrupted, exits with 0, and says that every signal agrees."""
+    assert served["code"] == 0, served["printed"]
+    assert "differs" not in served["printed"]
+    assert served["printed"].count("agrees") == 8
+    assert "circuit.opened 2; signatures verified, 0 refused" in served["printed"]
+
+
+@pytest.mark.slow
+def test_every_series_of_the_guide_is_scraped(served):
+    """All ten metrics of the guide are there with their labels and label values, parsed by prometheus_client."""
+    for text in (served["during"], served["metrics"]):
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        assert GUIDE.keys() <= families.keys()
+    for name, labels in GUIDE.items():
+        data = [sample for sample in families[name].samples if not sample.name.endswith("_created")]
+        assert data, name
+        for label, values in labels.items():
+            assert values <= {sample.labels[label] for sample in data}, (name, label)
+            assert {key for sample in data for key in sample.labels} - {"le"} == labels.keys(), name
+    assert "_created" not in served["metrics"]
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_metrics_are_clean_under_promtool(served, promtool):
+    """``promtool check metrics`` accepts what is scraped without a word."""
+    check = subprocess.run(
+        [promtool, "check", "metrics"], input=served["metrics"], capture_output=True, text=True, check=False, timeout=20
+    )
+    assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_counts_agree_between_metrics_log_and_spans(served):
+    """Requests, decisions and errors are the same numbers in /metrics, the JSON log and the span file."""
+    totals = samples(served["metrics"])
+    lines = [json.loads(line) for line in (served["out"] / "log.jsonl").read_text().splitlines()]
+    messages = Counter(line["event"] for line in lines)
+    routed = totals["tiny_dancer_routing_requests_total", (("status", "success"),)]
+    failed = totals["tiny_dancer_routing_requests_total", (("status", "failure"),)]
+    assert routed == messages["Routing request completed successfully"]
+    assert failed == messages["Routing request failed"] > 0
+    assert routed + failed == messages["Processing routing request"] == 335
+    decided = Counter(str(line["use_lightweight"]) for line in lines if line["event"] == "Routing decision made")
+    assert totals["tiny_dancer_routing_decisions_total", (("model_type", "lightweight"),)] == decided["True"] > 0
+    assert totals["tiny_dancer_routing_decisions_total", (("model_type", "powerful"),)] == decided["False"] > 0
+    kinds = Counter(line["error_type"] for line in lines if line["event"] == "Routing request failed")
+    for kind, number in kinds.items():
+        assert totals["tiny_dancer_errors_total", (("error_type", kind),)] == number
+    spans = list(read_spans(served["out"] / "spans.jsonl"))
+    names = Counter(span["name"] for span in spans)
+    assert names.keys() == SPANS
+    assert names["routing_request"] == names["circuit_breaker_check"] == 335
+    assert names["model_inference"] >= decided.total()
+    errors = [span for span in spans if span["name"] == "routing_request" and span.get("status", {}).get("code") == 2]
+    assert len(errors) == failed
+
+
+@pytest.mark.slow
+def test_spans_are_nested_under_their_request(served):
+    """The four inner spans of a routed request are children of its routing_request, in its trace."""
+    spans = list(read_spans(served["out"] / "spans.jsonl"))
+    roots = {span["spanId"]: span for span in spans if span["name"] == "routing_request"}
+    for span in spans:
+        if span["name"] == "routing_request":
+            assert not span.get("parentSpanId")
+        else:
+            assert span["traceId"] == roots[span["parentSpanId"]]["traceId"]
+
+
+@pytest.mark.slow
+def test_log_lines_are_the_guides(served):
+    """Each of the guide's log lines appears with its level, logger name and fields, and in its trace."""
+    lines = [json.loads(line) for line in (served["out"] / "log.jsonl").read_text().splitlines()]
+    by_message = {line["event"]: line for line in lines}
+    for message, (level, fields) in LINES.items():
+        line = by_message[message]
+        assert (line["level"], line["logger"]) == (level, "tiny_dancer_router")
+        assert fields <= line.keys()
+        assert not any(isinstance(line[field], list) for field in fields)
+    assert by_message["Routing decision made"]["trace_id"] is not None
+    assert {line["level"] for line in lines if line["event"].startswith("Circuit breaker open")} == {"error"}
+
+
+@pytest.mark.slow
+def test_breaker_state_is_seen_moving(served):
+    """The breaker's gauge is 0 at the end, after open, half-open and closed were logged."""
+    lines = [json.loads(line) for line in (served["out"] / "log.jsonl").read_text().splitlines()]
+    moves = [line["state"] for line in lines if line["name"].startswith("circuit.")]
+    assert moves[:3] == ["open", "half_open", "open"]
+    assert moves[-1] == "closed"
+    assert samples(served["metrics"])["tiny_dancer_circuit_breaker_state", ()] == 0
+    assert served["health"]["status"] in {"healthy", "degraded"}
+
+
+@pytest.mark.slow
+def test_bad_lines_are_named_and_the_rest_is_routed(checkout, tmp_path):
+    """A stream with unusable lines routes the others, names each bad line with place and remedy, and exits with 2."""
+    good = json.dumps({"prompt": "What is 3 + 4?", "metadata": {"task": "maths"}, "candidates": ["heron-mini"]})
+    vector = {"id": "a", "embedding": [1.0, 0.0]}
+    other = {"id": "b", "embedding": [1.0, 0.0, 0.0]}
+    lines = [
+        good,
+        "{not json",
+        json.dumps({"prompt": "x", "candidates": ["nobody"]}),
+        json.dumps({"embedding": [1.0, 0.0], "candidates": [vector, other]}),
+        json.dumps({"embedding": [float("nan"), 0.0], "candidates": [vector]}),
+        good,
+    ]
+    process = demo(checkout, tmp_path / "out", "-", "--rate", "0", "--port", "0")
+    printed, _ = process.communicate("\n".join(lines), timeout=40)
+    assert process.returncode == 2, printed
+    flat = " ".join(printed.split())
+    assert "standard input:2: not JSON" in flat
+    assert "standard input:3: unknown candidate or missing key 'nobody'" in flat
+    assert "standard input:4: candidate 'b' at index 1" in flat
+    assert "standard input:5: query_embedding[0] is nan" in flat
+    assert "4: 2 routed, 2 failed" in flat
+    assert "invalid_input 2" in flat
+
+
+def test_port_in_use_is_one_clear_error(checkout, tmp_path):
+    """A taken port given by the user is an error that names it and the remedy, with a failing exit code."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = demo(checkout, tmp_path / "out", "--port", str(port))
+        printed, _ = process.communicate(timeout=40)
+    assert process.returncode == 1
+    assert f"port {port}" in printed
+    assert "in use" in printed
+    assert "Traceback" not in printed
+
+
+def read_spans(path):
+    """Yield the spans of a file of OTLP JSON lines."""
+    for line in path.read_text().splitlines():
+        for resource in json.loads(line)["resourceSpans"]:
+            for scope in resource["scopeSpans"]:
+                yield from scope["spans"]

@@ -1,0 +1,803 @@
+import asyncio
+import gc
+import inspect
+import threading
+from typing import Annotated, Literal
+
+import numpy as np
+import pytest
+from pydantic import ValidationError, field_validator
+
+import eventcore as ec
+from eventcore.context import ROOT, current_scope
+from tests.support.handlers import Clock, Collect, CollectStarts
+
+
+class Charge(ec.Operation, name="shop.charge", category="integration"):
+    provider: Annotated[Literal["stripe", "adyen"], ec.Label] = "stripe"
+    attempts: Annotated[int, ec.Measure(unit="1")] = ec.unset
+    fee: float = ec.unset
+
+
+class Batch(ec.Operation, name="shop.batch", category="model", each=("scores",)):
+    scores: ec.Array[float] = ()
+    labels: list[str] = ec.unset
+
+
+class Noted(ec.Event, name="noted", category="data"):
+    n: int = 0
+
+
+class Boom(Exception):
+    pass
+
+
+@pytest.fixture
+def clock():
+    """Return a clock that the test moves."""
+    return Clock()
+
+
+@pytest.fixture
+def emitter(clock):
+    """Return an emitter with that clock."""
+    with ec.Emitter(clock=clock) as emitter:
+        yield emitter
+
+
+@pytest.fixture
+def handler(emitter):
+    """Return an inline handler that keeps everything."""
+    return emitter.add_handler(Collect(delivery="inline"))
+
+
+def charges(handler):
+    """Return the charges that a handler got, as (outcome, payload)."""
+    return [(e.outcome, dict(e.payload)) for e in handler.got if e.name == "shop.charge"]
+
+
+# -- with blocks -------------------------------------------------------------------------------------------------------
+
+
+def test_an_operation_is_emitted_once_when_it_ends(emitter, handler, clock):
+    """An operation starts with typed fields, may be given results, and is emitted once when it ends."""
+    with emitter.operation(Charge, provider="adyen") as op:
+        clock.advance(0.25)
+        op.set(attempts=2)
+        assert handler.got == []
+    assert charges(handler) == [("success", {"provider": "adyen", "attempts": 2})]
+    envelope = handler.got[0]
+    assert envelope.duration_s == 0.25
+    assert envelope.span.start_ns == 1_700_000_000_000_000_000
+    assert envelope.time_ns == envelope.span.start_ns + 250_000_000
+
+
+def test_the_duration_is_monotonic(emitter, handler, clock):
+    """A wall clock that is set back does not make a duration negative."""
+    with emitter.operation(Charge):
+        clock.wall -= 3600 * 10**9
+        clock.monotonic += 5 * 10**8
+    assert handler.got[0].duration_s == 0.5
+
+
+def test_results_that_were_not_set_are_no_values(emitter, handler):
+    """An unset result yields no attribute, never a false zero."""
+    with emitter.operation(Charge):
+        pass
+    envelope = handler.got[0]
+    assert envelope.payload == {"provider": "stripe"}
+    assert envelope.get("attempts") is ec.unset
+    assert envelope.event.attempts is ec.unset
+
+
+def test_a_result_may_be_set_again(emitter, handler):
+    """The last value of a result counts."""
+    with emitter.operation(Charge) as op:
+        op.set(attempts=1)
+        op.set(attempts=2, fee=0.5)
+    assert handler.got[0].payload == {"provider": "stripe", "attempts": 2, "fee": 0.5}
+
+
+def test_operations_work_as_async_with(emitter, handler):
+    """Operations work as ``async with``."""
+
+    async def main():
+        async with emitter.operation(Charge) as op:
+            await asyncio.sleep(0)
+            op.set(attempts=3)
+
+    asyncio.run(main())
+    assert charges(handler) == [("success", {"provider": "stripe", "attempts": 3})]
+
+
+def test_an_operation_may_be_ended_by_hand(emitter, handler):
+    """Where no block fits, ``end`` ends it with one of the four outcomes, or an error."""
+    for outcome in ("success", "cancelled", "abandoned"):
+        emitter.operation(Charge).__enter__().end(outcome)
+    emitter.operation(Charge).__enter__().end("failure", Boom("x"))
+    assert [e.outcome for e in handler.got] == ["success", "cancelled", "abandoned", "failure"]
+    assert handler.got[3].error_type == "Boom"
+    assert current_scope() is ROOT
+
+
+def test_a_wrong_outcome_is_an_error(emitter):
+    """A wrong outcome is an error with the likely one, and leaves the operation open."""
+    with emitter.operation(Charge) as op:
+        with pytest.raises(ValueError, match="unknown outcome 'sucess'; did you mean 'success'"):
+            op.end("sucess")
+        assert op.is_open
+
+
+def test_events_inside_belong_to_the_operation(emitter, handler):
+    """``op.event`` emits inside the operation, wherever it is called from."""
+    with emitter.operation(Charge) as op:
+        thread = threading.Thread(target=op.event, args=(Noted(),), kwargs={"severity": "error", "tags": ("t",)})
+        thread.start()
+        thread.join()
+    noted, charge = handler.got
+    assert (noted.trace_id, noted.span_id) == (charge.trace_id, charge.span_id)
+    assert (noted.severity, noted.tags) == (ec.Severity.ERROR, ("t",))
+
+
+def test_the_current_operation_can_be_set_and_failed_from_afar(emitter, handler):
+    """``ec.current_operation()`` gives ``.set``, ``.event`` and ``.fail`` to code that was not handed the operation."""
+    error = Boom("quietly")
+
+    def deep():
+        operation = ec.current_operation()
+        operation.set(attempts=7)
+        operation.event(Noted(n=1))
+        operation.fail(error)
+
+    with emitter.operation(Charge):
+        deep()
+    assert handler.names == ["noted", "shop.charge"]
+    assert charges(handler) == [("failure", {"provider": "stripe", "attempts": 7})]
+    assert handler.got[1].error_type == "Boom"
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_exception_marks_failure_and_goes_on_untouched(emitter, handler):
+    """An exception marks ``failure`` and goes on untouched."""
+    error = Boom("no")
+    with pytest.raises(Boom) as caught, emitter.operation(Charge):
+        raise error
+    assert caught.value is error
+    assert error.__context__ is None
+    envelope = handler.got[0]
+    assert (envelope.outcome, envelope.error_type, envelope.severity) == ("failure", "Boom", ec.Severity.ERROR)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, GeneratorExit, SystemExit])
+def test_what_is_no_exception_marks_cancelled(emitter, handler, error):
+    """Cancellation, an interrupt and an exit mark ``cancelled`` at WARNING, and go on."""
+    with pytest.raises(error), emitter.operation(Charge):
+        raise error
+    assert handler.got[0].outcome == "cancelled"
+    assert handler.got[0].severity is ec.Severity.WARNING
+
+
+def test_a_cancelled_task_ends_its_operations(emitter, handler):
+    """A task that is cancelled ends its operations as ``cancelled``."""
+
+    async def main():
+        async def work():
+            async with emitter.operation(Charge):
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
+    assert charges(handler) == [("cancelled", {"provider": "stripe"})]
+
+
+def test_operations_open_at_shutdown_end_as_abandoned(emitter, handler):
+    """Operations still open at shutdown end as ``abandoned``, with the fields set so far."""
+    op = emitter.operation(Charge).__enter__()
+    op.set(attempts=1)
+    assert emitter.open_operations() == (op,)
+    report = emitter.shutdown()
+    assert report.abandoned_operations == 1
+    assert not report.is_clean
+    assert charges(handler) == [("abandoned", {"provider": "stripe", "attempts": 1})]
+    counts = emitter.ledger().operations
+    op.suspend()
+    assert (counts["started"], counts["abandoned"], emitter.ledger().open_operations) == (1, 1, 0)
+
+
+def test_leaving_a_block_after_shutdown_harms_nobody(emitter, handler):
+    """A block that is still running when the emitter shuts down is left without an error from the bus."""
+    with emitter.operation(Charge):
+        emitter.shutdown()
+    assert [e.outcome for e in handler.got] == ["abandoned"]
+
+
+def test_an_exception_is_kept_without_locals_or_the_object(emitter, handler):
+    """An exception is kept as ``TracebackException`` without locals, never as an object."""
+
+    class Carries(Exception):
+        pass
+
+    def fails():
+        secret = "hunter2"  # noqa: F841 - it must not be found in what is kept
+        raise Carries("message")
+
+    with pytest.raises(Carries), emitter.operation(Charge):
+        fails()
+    kept = handler.got[0].span.error
+    text = "".join(kept.format())
+    assert "Carries: message" in text
+    assert "in fails" in text
+    assert "hunter2" not in text.replace('secret = "hunter2"', "")  # the line of source is no value
+    assert all(frame.locals is None for frame in kept.stack)
+    gc.collect()
+    assert not [o for o in gc.get_objects() if type(o).__name__ == "Carries" and isinstance(o, Exception)]
+
+
+def test_an_error_may_name_its_type(emitter, handler):
+    """An exception with an ``error_type`` text of its own is counted under that; anything else is ignored."""
+
+    class Timeout(Exception):
+        error_type = "timeout"
+
+    class Odd(Exception):
+        error_type = 504
+
+    for error in (Timeout(), Odd()):
+        with pytest.raises(type(error)), emitter.operation(Charge):
+            raise error
+    assert handler.got[0].error_type == "timeout"
+    assert handler.got[1].error_type.endswith("Odd")
+
+
+def test_an_exception_that_cannot_be_printed_is_kept_all_the_same(emitter, handler):
+    """An exception whose text cannot be made still ends the operation and goes on."""
+
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    with pytest.raises(Mute), emitter.operation(Charge):
+        raise Mute
+    assert handler.got[0].outcome == "failure"
+
+
+def test_fail_marks_failure_without_an_exception(emitter, handler):
+    """``fail`` lets it end as a failure although no exception leaves the block."""
+    with emitter.operation(Charge) as op:
+        op.fail(Boom("returned, not raised"))
+    assert handler.got[0].outcome == "failure"
+    assert "Boom: returned, not raised" in "".join(handler.got[0].span.error.format())
+
+
+def test_an_exception_that_leaves_wins_over_fail(emitter, handler):
+    """The exception that leaves the block is the error, whatever ``fail`` said before."""
+
+    def fails_twice():
+        with emitter.operation(Charge) as op:
+            op.fail(Boom())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails_twice()
+    assert handler.got[0].error_type == "KeyError"
+
+
+def test_fail_holds_when_ended_by_hand(emitter, handler):
+    """A failed operation that is ended by hand is a failure."""
+    op = emitter.operation(Charge).__enter__()
+    op.fail(Boom())
+    op.end()
+    assert handler.got[0].outcome == "failure"
+    assert handler.got[0].error_type == "Boom"
+
+
+def test_links_are_kept(emitter, handler):
+    """``link`` links other spans, by their hexadecimal ids."""
+    with emitter.operation(Charge) as op:
+        op.link("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
+        op.link("0" * 31 + "1", "0" * 15 + "2")
+    assert handler.got[0].span.links == ((0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("trace", "span"), [("xyz", "1" * 16), ("1" * 32, ""), ("1_0", "1" * 16), ("1" * 40, "2" * 16)]
+)
+def test_a_link_is_made_of_hexadecimal_ids(emitter, trace, span):
+    """A link to what is no pair of ids (32 and 16 hexadecimal digits) is an error where it is made."""
+    with emitter.operation(Charge) as op, pytest.raises(ValueError, match="hexadecimal"):
+        op.link(trace, span)
+
+
+# -- validation --------------------------------------------------------------------------------------------------------
+
+
+def test_an_invalid_result_does_not_lose_the_operation(emitter, handler):
+    """If a result does not validate, the operation is still delivered with its ids, outcome and valid fields."""
+    with emitter.operation(Charge, provider="adyen") as op:
+        op.set(attempts="many", fee=0.5)
+    assert charges(handler) == [("success", {"provider": "adyen", "fee": 0.5})]
+    charge = next(e for e in handler.got if e.name == "shop.charge")
+    assert charge.span.invalid == ("attempts",)
+    assert charge.event.attempts is ec.unset
+
+
+def test_an_invalid_result_is_reported(emitter):
+    """Invalid results are dropped, counted and reported as an event that names operation, field and reason."""
+    handler = emitter.add_handler(Collect(lambda envelope: envelope.payload, delivery="inline"))
+    with emitter.operation(Charge) as op:
+        op.set(attempts="many")
+    reports = [e for e in handler.got if e.name == "eventcore.invalid_result"]
+    assert len(reports) == 1
+    assert reports[0].severity is ec.Severity.WARNING
+    assert reports[0].event.operation == "shop.charge"
+    assert reports[0].event.fields == ["attempts"]
+    assert "attempts: Input should be a valid integer" in reports[0].message
+
+
+def test_an_invalid_result_is_reported_by_a_queued_handler_too(emitter):
+    """An operation of plain values is validated in the worker, and its invalid results are reported from there."""
+    handler = emitter.add_handler(Collect(linger_s=0))
+    with emitter.operation(Charge) as op:
+        op.set(attempts="many")
+    assert emitter.flush()
+    assert emitter.flush(), "the report follows the operation"
+    assert sorted(handler.names) == ["eventcore.invalid_result", "shop.charge"]
+    assert emitter.ledger().is_settled
+
+
+def test_several_handlers_report_an_invalid_result_once(emitter):
+    """However many handlers get it, an operation is validated and reported once."""
+    handlers = [emitter.add_handler(Collect(linger_s=0)) for _ in range(3)]
+    for _ in range(20):
+        with emitter.operation(Charge) as op:
+            op.set(attempts="many")
+    assert emitter.flush()
+    assert emitter.flush()
+    for handler in handlers:
+        assert handler.names.count("shop.charge") == 20
+        assert handler.names.count("eventcore.invalid_result") == 20
+
+
+def test_strict_mode_raises(clock):
+    """Strict mode (tests) raises where a result does not validate."""
+    with ec.Emitter(clock=clock, strict=True) as emitter:
+        emitter.add_handler(Collect())
+        with pytest.raises(ValidationError, match="attempts"), emitter.operation(Charge) as op:
+            op.set(attempts="many")
+
+
+def test_a_validator_that_breaks_harms_neither_caller_nor_worker(emitter):
+    """A validator that raises no ValueError neither replaces the caller's exception nor stops a worker."""
+
+    class Plain(ec.Operation, name="plain", category="data"):
+        n: int = 0
+
+        @field_validator("n")
+        @classmethod
+        def _broken(cls, value):
+            raise RuntimeError("a fault in the application's own validator")
+
+    class NotPlain(Plain, name="not_plain"):
+        more: list[int] = ec.unset
+
+    handler = emitter.add_handler(Collect(linger_s=0))
+    for event_type in (Plain, NotPlain):
+        with pytest.raises(Boom), emitter.operation(event_type, n=1):
+            raise Boom
+    assert emitter.flush()
+    emitter.emit(Noted())
+    assert emitter.flush()
+    assert emitter.flush()
+    assert handler.names.count("plain") == 1
+    assert handler.names.count("not_plain") == 1
+    assert handler.names.count("noted") == 1
+    assert emitter.ledger().is_settled
+
+
+def test_arrays_are_those_of_the_end(emitter):
+    """Array and list results are copied at the end: what the caller does to them afterwards does not show."""
+    handler = emitter.add_handler(Collect(linger_s=0))
+    scores, labels = np.array([0.5, 0.25]), ["a"]
+    with emitter.operation(Batch) as op:
+        op.set(scores=scores, labels=labels)
+    scores[:] = 9
+    labels.append("b")
+    assert emitter.flush()
+    assert handler.events[0].scores.tolist() == [0.5, 0.25]
+    assert handler.events[0].labels == ["a"]
+
+
+# -- misuse ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_field_is_an_error_at_once(emitter):
+    """A field that the type does not have is a TypeError that names type, field and the likely one."""
+    with pytest.raises(TypeError, match=r"Charge has no field 'providr'; did you mean 'provider'\?"):
+        emitter.operation(Charge, providr="stripe")
+    with (
+        emitter.operation(Charge) as op,
+        pytest.raises(TypeError, match=r"Charge has no field 'attempt'; did you mean 'attempts'\?"),
+    ):
+        op.set(attempt=1)
+
+
+@pytest.mark.parametrize("fact", ["outcome", "duration_s", "trace_id", "error_type"])
+def test_facts_of_the_bus_are_not_given(emitter, fact):
+    """A wrong ``outcome=`` argument is an error that says who stamps it."""
+    with pytest.raises(TypeError, match=f"Charge: '{fact}' is stamped by the bus"):
+        emitter.operation(Charge, **{fact: "success"})
+
+
+def test_only_operations_last(emitter):
+    """An event type that is no operation, or is abstract, cannot be run as one."""
+
+    class Abstract(ec.Operation, category="data"):
+        pass
+
+    for wrong in (Noted, Abstract):
+        with pytest.raises(TypeError, match=wrong.__name__):
+            emitter.operation(wrong).__enter__()
+
+
+def test_an_operation_is_entered_once(emitter):
+    """Starting an operation twice is misuse; the message says how to get another."""
+    op = emitter.operation(Charge)
+    with op, pytest.raises(ec.OperationMisuse, match=r"started already; call emitter\.operation"):
+        op.__enter__()
+    with pytest.raises(ec.OperationMisuse, match="started already"):
+        op.__enter__()
+
+
+def test_an_operation_is_ended_once(emitter, handler):
+    """Ending an operation twice, or before it started, is misuse, and emits nothing more."""
+    op = emitter.operation(Charge)
+    with pytest.raises(ec.OperationMisuse, match="ended before it started"):
+        op.end()
+    op.__enter__()
+    op.end()
+    with pytest.raises(ec.OperationMisuse, match="ended twice"):
+        op.end()
+    assert len(handler.got) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda op: op.set(attempts=1),
+        lambda op: op.fail(Boom()),
+        lambda op: op.link("1" * 32, "2" * 16),
+    ],
+)
+def test_an_operation_does_not_change_after_its_end(emitter, handler, change):
+    """Changing an operation after its end is misuse: it has been emitted."""
+    with emitter.operation(Charge) as op:
+        pass
+    with pytest.raises(ec.OperationMisuse, match="has ended"):
+        change(op)
+    assert handler.got[0].outcome == "success"
+
+
+def test_an_operation_prints_itself(emitter):
+    """An operation prints its name, state and fields."""
+    op = emitter.operation(Charge, provider="adyen")
+    assert repr(op) == "<operation shop.charge not started {'provider': 'adyen'}>"
+    with op:
+        assert "open" in repr(op)
+    assert "success" in repr(op)
+
+
+# -- starts ------------------------------------------------------------------------------------------------------------
+
+
+def test_starts_are_announced_to_those_who_ask(emitter, handler):
+    """A handler that asks for starts gets an envelope at the start, with the same ids as the end's; others do not."""
+    starts = emitter.add_handler(CollectStarts(delivery="inline"))
+    with emitter.operation(Charge, provider="adyen") as op:
+        op.set(attempts=1)
+        start = starts.got[0]
+        assert start.is_start
+        assert start.payload == {"provider": "adyen"}
+        assert (start.outcome, start.duration_s, start.error_type) == (None, None, None)
+    start, end = starts.got
+    assert (start.phase, end.phase) == ("start", "end")
+    assert (start.span_id, start.trace_id) == (end.span_id, end.trace_id)
+    assert start.payload == {"provider": "adyen"}, "results set later do not show in the start"
+    assert start.id != end.id
+    assert [e.phase for e in handler.got] == ["end"]
+
+
+def test_a_wrong_start_field_does_not_depend_on_who_listens(emitter, handler):
+    """Whether a wrong start field raises does not depend on the handlers: it is left out and reported, once."""
+    starts = emitter.add_handler(CollectStarts(delivery="inline"))
+    with emitter.operation(Charge, provider="paypal"):
+        pass
+    assert [(e.phase, dict(e.payload)) for e in starts.got if e.name == "shop.charge"] == [("start", {}), ("end", {})]
+    assert handler.names.count("eventcore.invalid_result") == 1
+    assert charges(handler) == [("success", {})]
+
+
+# -- decorators --------------------------------------------------------------------------------------------------------
+
+
+def test_a_function_is_decorated(emitter, handler):
+    """As a decorator, each call of a function is an operation of its own."""
+
+    @emitter.operation(Charge, provider="adyen")
+    def charge(amount, *, fail=False):
+        """Charge."""
+        ec.current_operation().set(attempts=amount)
+        if fail:
+            raise Boom
+        return amount * 2
+
+    assert charge(1) == 2
+    assert charge(2) == 4
+    with pytest.raises(Boom):
+        charge(3, fail=True)
+    outcomes = [("success", 1), ("success", 2), ("failure", 3)]
+    assert [(e.outcome, e.event.attempts) for e in handler.got] == outcomes
+    assert len({e.span_id for e in handler.got}) == 3
+    assert (charge.__name__, charge.__doc__) == ("charge", "Charge.")
+
+
+def test_a_recursive_function_nests(emitter, handler):
+    """Calls of a decorated function inside itself are children."""
+
+    @emitter.operation(Charge)
+    def recurse(n):
+        if n:
+            recurse(n - 1)
+
+    recurse(2)
+    spans = [e.span for e in handler.got]
+    assert [s.parent_span_id for s in spans] == [spans[1].span_id, spans[2].span_id, 0]
+
+
+def test_a_coroutine_function_is_decorated(emitter, handler):
+    """As a decorator on a coroutine function, the operation lasts until the coroutine has returned."""
+
+    @emitter.operation(Charge)
+    async def charge(n):
+        await asyncio.sleep(0)
+        ec.current_operation().set(attempts=n)
+        return n
+
+    async def main():
+        return await asyncio.gather(*(charge(n) for n in range(5)))
+
+    assert inspect.iscoroutinefunction(charge)
+    assert asyncio.run(main()) == list(range(5))
+    assert sorted(e.event.attempts for e in handler.got) == list(range(5))
+
+
+def test_a_generator_function_is_decorated(emitter, handler):
+    """As a decorator on a generator, the operation lasts from its first item to its last; its result is handed on."""
+
+    @emitter.operation(Charge)
+    def items(n):
+        for number in range(n):
+            ec.current_operation().set(attempts=number)
+            yield number
+        return "done"
+
+    def consume():
+        result = yield from items(3)
+        assert result == "done"
+
+    assert list(consume()) == [0, 1, 2]
+    assert charges(handler) == [("success", {"provider": "stripe", "attempts": 2})]
+
+
+def test_a_generator_does_not_leak_its_scope(emitter, handler):
+    """Between the items of a generator its consumer is not inside the operation, and inside the body it is."""
+
+    @emitter.operation(Charge)
+    def items():
+        for _ in range(2):
+            inside.append(ec.current_operation())
+            yield
+            inside.append(ec.current_operation())
+
+    inside, outside = [], []
+    for _ in items():
+        outside.append(ec.current_operation())
+        with emitter.operation(Charge) as mine:
+            assert mine.parent_span_id == 0
+    assert outside == [None, None]
+    assert len(set(map(id, inside))) == 1
+    assert inside[0] is not None
+
+
+def test_interleaved_generators_keep_their_operations(emitter, handler):
+    """Two generators that take turns each stay in their own operation."""
+
+    @emitter.operation(Charge)
+    def items(n):
+        for _ in range(3):
+            yield ec.current_operation(), n
+            ec.current_operation().set(attempts=n)
+
+    for (one, _), (two, _) in zip(items(1), items(2), strict=True):
+        assert one is not two
+    assert sorted(e.event.attempts for e in handler.got) == [1, 2]
+    assert current_scope() is ROOT
+
+
+def test_a_generator_takes_what_is_sent_and_thrown(emitter, handler):
+    """What the consumer sends or throws into a decorated generator reaches its body."""
+
+    @emitter.operation(Charge)
+    def echo():
+        sent = yield "first"
+        try:
+            yield sent
+        except Boom:
+            yield "caught"
+
+    generator = echo()
+    assert next(generator) == "first"
+    assert generator.send("hello") == "hello"
+    assert generator.throw(Boom()) == "caught"
+    assert list(generator) == []
+    assert [e.outcome for e in handler.got] == ["success"]
+
+
+def test_a_generator_that_is_closed_early_is_cancelled(emitter, handler):
+    """A generator that its consumer leaves early ends as ``cancelled``, after its own clean-up ran inside."""
+
+    @emitter.operation(Charge)
+    def items():
+        try:
+            yield 1
+            yield 2
+        finally:
+            ec.current_operation().set(attempts=9)
+
+    generator = items()
+    next(generator)
+    generator.close()
+    assert charges(handler) == [("cancelled", {"provider": "stripe", "attempts": 9})]
+
+
+def test_a_generator_that_raises_fails(emitter, handler):
+    """An exception in a generator's body marks failure and reaches the consumer."""
+
+    @emitter.operation(Charge)
+    def items():
+        yield 1
+        raise Boom
+
+    with pytest.raises(Boom):
+        list(items())
+    assert [e.outcome for e in handler.got] == ["failure"]
+
+
+def test_an_async_generator_is_decorated(emitter, handler):
+    """As a decorator on an async generator, the operation lasts over all items and does not leak to the consumer."""
+
+    @emitter.operation(Charge)
+    async def items(n):
+        for number in range(n):
+            await asyncio.sleep(0)
+            ec.current_operation().set(attempts=number)
+            yield number
+
+    async def main():
+        got = []
+        async for item in items(3):
+            assert ec.current_operation() is None
+            got.append(item)
+        return got
+
+    assert asyncio.run(main()) == [0, 1, 2]
+    assert charges(handler) == [("success", {"provider": "stripe", "attempts": 2})]
+
+
+def test_an_async_generator_may_be_closed_by_another_task(emitter, handler):
+    """An async generator that another task closes ends as ``cancelled`` and disturbs neither task's scope."""
+
+    @emitter.operation(Charge)
+    async def items():
+        try:
+            while True:
+                yield 1
+        finally:
+            ec.current_operation().set(attempts=5)
+
+    async def main():
+        generator = items()
+        await anext(generator)
+
+        async def close():
+            with ec.bound(task="other"):
+                await generator.aclose()
+                assert current_scope().bound == {"task": "other"}
+
+        await asyncio.create_task(close())
+        assert current_scope() is ROOT
+
+    asyncio.run(main())
+    assert charges(handler) == [("cancelled", {"provider": "stripe", "attempts": 5})]
+
+
+def test_an_async_generator_takes_what_is_sent_and_thrown(emitter, handler):
+    """What the consumer sends or throws into a decorated async generator reaches its body."""
+
+    @emitter.operation(Charge)
+    async def echo():
+        sent = yield "first"
+        try:
+            yield sent
+        except Boom:
+            yield "caught"
+
+    async def main():
+        generator = echo()
+        assert await anext(generator) == "first"
+        assert await generator.asend("hello") == "hello"
+        assert await generator.athrow(Boom()) == "caught"
+        assert [item async for item in generator] == []
+
+    asyncio.run(main())
+    assert [e.outcome for e in handler.got] == ["success"]
+
+
+def test_a_decorated_function_stays_what_it_is(emitter, handler):
+    """A decorated generator is still a generator function, so that a second decorator, or a framework, treats it so."""
+
+    @emitter.operation(Charge, provider="adyen")
+    @emitter.operation(Charge, provider="stripe")
+    def items():
+        yield from range(2)
+
+    @emitter.operation(Charge)
+    async def async_items():
+        yield 1
+
+    assert inspect.isgeneratorfunction(items)
+    assert inspect.isasyncgenfunction(async_items)
+    assert list(items()) == [0, 1]
+    inner, outer = handler.got
+    assert inner.span.parent_span_id == outer.span.span_id
+
+
+# -- the account -------------------------------------------------------------------------------------------------------
+
+
+def test_operations_are_counted(emitter, handler):
+    """Operations started = ended + open + abandoned."""
+    with emitter.operation(Charge):
+        pass
+    with pytest.raises(Boom), emitter.operation(Charge):
+        raise Boom
+    left = emitter.operation(Charge).__enter__()
+    gone = emitter.operation(Charge).__enter__()
+    gone.end("abandoned")
+    ledger = emitter.ledger()
+    assert dict(ledger.operations) == {"started": 4, "ended": 2, "abandoned": 1}
+    assert ledger.open_operations == 1
+    assert emitter.open_operations() == (left,)
+    left.end()
+    assert emitter.ledger().open_operations == 0
+
+
+def test_operations_cost_nothing_to_whom_nobody_listens(emitter):
+    """Without handlers an operation still has ids, for children and ``traceparent``, and is counted."""
+    with emitter.operation(Charge):
+        assert ec.current_trace().traceparent is not None
+    assert emitter.ledger().operations["ended"] == 1
+
+
+def test_open_operations_are_bounded(emitter, handler, monkeypatch):
+    """Open operations have a limit: beyond it the oldest end as abandoned, and are counted."""
+    monkeypatch.setattr("eventcore.emitter.MAX_OPEN_OPERATIONS", 3)
+    operations = [emitter.operation(Charge, provider="stripe").__enter__() for _ in range(5)]
+    assert [op.outcome for op in operations] == ["abandoned", "abandoned", None, None, None]
+    assert len(emitter.open_operations()) == 3
+    assert emitter.ledger().operations["abandoned"] == 2
