@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Tally:
 def show(console: Console, tally: Tally, emitter: Any, receiver: Receiver) -> bool:
     """Print the summary; return whether all signals agree with what was done."""
     console.rule("eventcore demo")
-    _show_requests(console, tally)
+    _show_requests(console, tally, _moves(emitter))
     _show_outputs(console, emitter, receiver)
     ledger = emitter.ledger()
     _show_ledger(console, ledger)
@@ -44,7 +45,7 @@ def show(console: Console, tally: Tally, emitter: Any, receiver: Receiver) -> bo
     return ledger.is_settled and all(expected == found for _, expected, found in checks)
 
 
-def _show_requests(console: Console, tally: Tally) -> None:
+def _show_requests(console: Console, tally: Tally, moves: list[str]) -> None:
     decisions = tally.lightweight + tally.powerful
     share = 100 * tally.lightweight / decisions if decisions else 0.0
     table = Table.grid(padding=(0, 2))
@@ -59,10 +60,19 @@ def _show_requests(console: Console, tally: Tally) -> None:
         table.add_row(
             "latency", f"p50 {cuts[49]:.0f} µs, p95 {cuts[94]:.0f} µs, p99 {cuts[98]:.0f} µs (features to decision)"
         )
+    if moves:
+        table.add_row("breaker", " → ".join(("closed", *moves)))
     for line in tally.bad_lines:
         table.add_row("bad line", line)
     console.print(table)
     console.print()
+
+
+def _moves(emitter: Any) -> list[str]:
+    """Return the states that the circuit breaker went through, as the buffer saw them."""
+    if "buffer" not in {handler.name for handler in emitter.handlers}:
+        return []
+    return [envelope.event.state for envelope in emitter.handler("buffer").get_events(type="circuit.*")]
 
 
 def _show_outputs(console: Console, emitter: Any, receiver: Receiver) -> None:
@@ -79,9 +89,11 @@ def _show_outputs(console: Console, emitter: Any, receiver: Receiver) -> None:
 
 
 def _show_ledger(console: Console, ledger: Any) -> None:
-    table = Table("handler", title="Ledger: every envelope accounted for", title_justify="left")
+    table = Table(
+        "handler", title="Ledger: every envelope accounted for", title_justify="left", box=box.SIMPLE, padding=0
+    )
     for column in ("emitted", "filtered", "accepted", "delivered", "pending", "failed", "dropped"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for name, row in ledger.handlers.items():
         numbers = (row.emitted, row.filtered, row.accepted, row.delivered, row.pending, row.failed, row.dropped.total())
         table.add_row(name, *map(str, numbers))

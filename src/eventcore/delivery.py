@@ -58,6 +58,7 @@ class Queue:
         self._settling = threading.Lock()
         self._starting = threading.Lock()
         self._idle = True
+        self._urgent = False
         self._in_flight: Sequence[Envelope] = ()
 
     def attach(self, attachment: Attachment) -> None:
@@ -86,6 +87,7 @@ class Queue:
 
     def put_urgent(self, envelope: Envelope) -> None:
         """Queue an envelope and have it handled at once."""
+        self._urgent = True
         self.put(envelope)
         self._wake()
 
@@ -101,10 +103,11 @@ class Queue:
             return True
         try:
             if self._worker is None and not self._closed:
-                worker = threading.Thread(target=self._work, name=f"eventcore-{self._name}", daemon=True)
-                worker.start()
-                self._worker = worker
-        except RuntimeError:  # the interpreter is shutting down: no new threads
+                # Known before it runs: what its handler does may ask who the worker is.
+                self._worker = threading.Thread(target=self._work, name=f"eventcore-{self._name}", daemon=True)
+                self._worker.start()
+        except RuntimeError:  # the interpreter is shutting down, or there are no threads to be had
+            self._worker = None
             return False
         finally:
             self._starting.release()
@@ -160,8 +163,11 @@ class Queue:
                 if not self._items and not self._stopping:
                     signal.acquire()
                 self._idle = False
-            if self._linger_s and not self._stopping:
+                if not self._items:
+                    continue  # a second wake-up for what has been handled already
+            if self._linger_s and not self._urgent and not self._stopping:
                 signal.acquire(timeout=self._linger_s)
+            self._urgent = False
             self._drain(signal)
 
     def _drain(self, signal: threading.Lock) -> None:
@@ -278,6 +284,7 @@ class Queue:
             return lambda _timeout_s: False  # a handler that flushes itself must not wait for itself
         barrier = _Barrier()
         self._items.append(barrier)
+        self._urgent = True
         self._wake()
         return barrier.passed.wait
 

@@ -125,10 +125,16 @@ class EventSpec:
         return self.failure_severity if outcome == "failure" else max(self.severity, Severity.WARNING)
 
     def message_of(self, outcome: str | None) -> str | None:
-        """Return the message template for an event, or for an operation that ended with ``outcome``."""
-        if outcome in (None, "success") or self.failure_message is None:
+        """Return the message template for an event, or for an operation that ended with ``outcome``.
+
+        What says that an operation went well is not said of one that did not: without a ``failure_message`` that is
+        name and outcome.
+        """
+        if outcome in (None, "success"):
             return self.message
-        return self.failure_message
+        if outcome == "failure" and self.failure_message is not None:
+            return self.failure_message
+        return f"{self.name} {outcome}"
 
     def facts(self) -> frozenset[str]:
         """Return the names of the envelope facts that this type has."""
@@ -258,8 +264,8 @@ def _spec_of(cls: type[Event], given: Mapping[str, Any]) -> EventSpec:
         raise DefinitionError(f"{owner}: {error}") from None
     _check_messages(owner, spec)
     for key in spec.each:
-        if key not in fields or not fields[key].is_array:
-            raise DefinitionError(f"{owner}: each={key!r} must name an ec.Array field")
+        if key not in fields or not fields[key].is_array or key in spec.sensitive:
+            raise DefinitionError(f"{owner}: each={key!r} must name an ec.Array field that is not sensitive")
     return spec
 
 

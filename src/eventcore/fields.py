@@ -11,7 +11,7 @@ import types
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypeVar, Union, final, get_args, get_origin
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, PlainSerializer, PlainValidator, WithJsonSchema
 
 from eventcore.errors import DefinitionError
 
@@ -203,12 +203,17 @@ def _roles_of_optional(owner: str, name: str, info: FieldInfo) -> list[Role]:
     some = [part for part in parts if part is not type(None)]
     if len(some) == 1 and get_origin(some[0]) is Annotated:
         return [item for item in get_args(some[0])[1:] if isinstance(item, Role)]
-    if any(_holds_role(part) for part in get_args(info.annotation)):
+    if _holds_role(info.annotation):
         raise DefinitionError(f"{owner}.{name}: say the role of the whole field: Annotated[{info.annotation}, role]")
     return []
 
 
 def _holds_role(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return any(
+            any(isinstance(item, Role) for item in field.metadata) or _holds_role(field.annotation)
+            for field in annotation.model_fields.values()
+        )
     return isinstance(annotation, Role) or any(_holds_role(part) for part in get_args(annotation))
 
 

@@ -63,7 +63,7 @@ _PATTERNS = (
 )
 """What must occur in the text (in any case), the pattern, and its name; the first is much cheaper to look for."""
 
-_CARD = re.compile(r"\b\d(?:[ -]?\d){12,18}\b")
+_CARD = re.compile(r"(?<![\w-])[2-6](?:[ -]?\d){12,18}(?![\w-])")  # no part of a UUID, no Unix time in ms
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SHORTEST = 6
 MAX_DEPTH = 20

@@ -84,7 +84,9 @@ def configure(
     set_emitter(emitter)
     emitter.on_shutdown.insert(0, lambda: _retire(emitter))
     atexit.register(emitter.shutdown)
-    emitter.emit(Started(service=frame.service, version=frame.version, handlers=[h.name for h in emitter.handlers]))
+    emitter.emit(
+        Started(service=frame.service, service_version=frame.version, handlers=[h.name for h in emitter.handlers])
+    )
     for name, error in found.broken.items():
         emitter.emit(PluginBroken(plugin=name, reason=repr(error)))
     return emitter

@@ -26,7 +26,7 @@ class Started(Event, name="eventcore.started", category=Category.SYSTEM, message
     """``configure()`` has finished."""
 
     service: str
-    version: str
+    service_version: str
     handlers: list[str]
 
 

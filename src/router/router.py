@@ -172,7 +172,10 @@ class Router:
             if emitter.enabled(RoutingDecided):
                 emitter.emit(
                     RoutingDecided(
-                        candidate_id=ids, use_lightweight=lightweight, uncertainty=uncertainty, confidence=confidence
+                        candidate_id=ids,
+                        use_lightweight=lightweight,
+                        uncertainty=_readable(uncertainty),
+                        confidence=_readable(confidence),
                     )
                 )
             chosen = int(np.count_nonzero(lightweight))
@@ -213,7 +216,7 @@ class Router:
             confidence = self.model.score(features)
             if not np.isfinite(confidence).all():
                 raise InferenceError("the model gave a score that is not finite; check its weights and its input")
-            inference.set(confidence=confidence)
+            inference.set(confidence=_readable(confidence))
         return confidence
 
     def _doubt(self, emitter: ec.Emitter, confidence: Array) -> Array:
@@ -253,6 +256,12 @@ class Router:
         """Show how it decides."""
         config = self.config
         return f"Router(confidence >= {config.confidence_threshold}, uncertainty <= {config.max_uncertainty})"
+
+
+def _readable(values: Array) -> Array:
+    """Return float64 rounded to six places: what float32 makes of 0.92 is not what a reader of a log wants to see."""
+    rounded: Array = np.round(values.astype(np.float64), 6)
+    return rounded
 
 
 def _ordered(ids: list[str], confidence: Array, lightweight: NDArray[np.bool_], uncertainty: Array) -> Any:

@@ -279,6 +279,26 @@ def test_only_types_with_a_start_message_have_start_lines():
     assert [line["event"] for line in logged(code)] == ["work"]
 
 
+def test_a_type_with_a_message_for_its_start_only_has_no_line_for_a_good_end():
+    """What was announced and went well is not told twice under a bare name; what went wrong is told."""
+
+    class Announced(ec.Operation, name="announced", category="data", start_message="Extracting features"):
+        pass
+
+    def code(emitter):
+        with emitter.operation(Announced):
+            pass
+        with contextlib.suppress(LookupError), emitter.operation(Announced):
+            raise LookupError
+
+    lines = logged(code)
+    assert [(line["event"], line.get("outcome")) for line in lines] == [
+        ("Extracting features", None),
+        ("Extracting features", None),
+        ("announced failure", "failure"),
+    ]
+
+
 class Scored(
     ec.Operation,
     name="scored",

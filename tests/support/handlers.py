@@ -104,7 +104,7 @@ class Clock:
         self.monotonic += int(seconds * 1e9)
 
 
-def eventually(claim, timeout_s=10.0):
+def eventually(claim, timeout_s=5.0):
     """Wait until ``claim()`` is true and return it; its last value when that never happens."""
     deadline = time.monotonic() + timeout_s
     while not (result := claim()) and time.monotonic() < deadline:

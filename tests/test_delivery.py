@@ -1,0 +1,760 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+import eventcore as ec
+from tests.support.handlers import Collect, CollectBatches, Held, eventually, workers
+
+
+class Numbered(ec.Event, name="numbered", category="data"):
+    n: int = 0
+    thread: int = 0
+
+
+class Alarm(ec.Event, name="alarm", category="system", severity="error"):
+    pass
+
+
+class Work(ec.Operation, name="work", category="execution"):
+    n: int = 0
+
+
+@pytest.fixture
+def emitter():
+    """Return an emitter of the test's own."""
+    with ec.Emitter() as emitter:
+        yield emitter
+
+
+@pytest.fixture
+def held(emitter):
+    """Return a function that attaches a handler which is holding its first event; all are released at the end."""
+    handlers = []
+
+    def attach(handler_type=Held, **options):
+        handler = emitter.add_handler(handler_type(linger_s=0, batch_size=1, **options))
+        handlers.append(handler)
+        emitter.emit(Numbered(n=0))
+        assert handler.entered.wait(10)
+        return handler
+
+    yield attach
+    for handler in handlers:
+        handler.release.set()
+
+
+def numbers(handler):
+    """Return the numbers of the numbered events that a handler got."""
+    return [envelope.event.n for envelope in handler.got if envelope.name == "numbered"]
+
+
+def row_of(emitter, handler, event="numbered"):
+    """Return the ledger's row of one handler and event."""
+    return next(row for row in emitter.ledger().rows if (row.handler, row.event) == (handler.name, event))
+
+
+# -- order -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("handler_type", [Collect, CollectBatches])
+def test_a_handler_sees_one_threads_events_in_emit_order(emitter, handler_type):
+    """A handler sees one thread's events in emit order."""
+    handler = emitter.add_handler(handler_type(batch_size=7))
+
+    def emit(thread):
+        for n in range(500):
+            emitter.emit(Numbered(n=n, thread=thread))
+
+    threads = [threading.Thread(target=emit, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert emitter.flush()
+    assert len(handler.got) == 2000
+    for thread in range(4):
+        assert [e.event.n for e in handler.got if e.event.thread == thread] == list(range(500))
+
+
+def test_events_and_operations_share_one_order(emitter):
+    """Events and the ends of operations go through the same ordered queue."""
+    handler = emitter.add_handler(Collect())
+    emitter.emit(Numbered(n=1))
+    with emitter.operation(Work, n=3):
+        emitter.emit(Numbered(n=2))
+    emitter.emit(Alarm())
+    emitter.emit(Numbered(n=4))
+    assert emitter.flush()
+    assert handler.names == ["numbered", "numbered", "work", "alarm", "numbered"]
+
+
+def test_batches_are_small(emitter, held):
+    """A worker hands over small batches, in order, of at most ``batch_size``."""
+
+    class HeldBatches(Held):
+        def handle_batch(self, envelopes):
+            batches.append([e.event.n for e in envelopes])
+            if envelopes[0].event.n == 0:
+                self._hold(envelopes[0])
+
+    batches = []
+    handler = emitter.add_handler(HeldBatches(linger_s=0, batch_size=4))
+    emitter.emit(Numbered(n=0))
+    assert handler.entered.wait(10)
+    for n in range(1, 11):
+        emitter.emit(Numbered(n=n))
+    handler.release.set()
+    assert emitter.flush()
+    assert batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+
+
+# -- overflow ----------------------------------------------------------------------------------------------------------
+
+
+def test_drop_newest_keeps_what_came_first(emitter, held):
+    """``overflow="drop_newest"`` keeps what came first; the rest is dropped as ``full`` and counted."""
+    handler = held(queue_size=3, overflow="drop_newest")
+    for n in range(1, 7):
+        emitter.emit(Numbered(n=n))
+    handler.release.set()
+    assert emitter.flush()
+    assert numbers(handler) == [0, 1, 2, 3]
+    row = row_of(emitter, handler)
+    assert (row.accepted, row.delivered, dict(row.dropped), row.pending) == (7, 4, {"full": 3}, 0)
+
+
+def test_drop_oldest_keeps_what_came_last(emitter, held):
+    """``overflow="drop_oldest"`` keeps what came last; the order stays, with gaps."""
+    handler = held(queue_size=3, overflow="drop_oldest")
+    for n in range(1, 7):
+        emitter.emit(Numbered(n=n))
+    handler.release.set()
+    assert emitter.flush()
+    assert numbers(handler) == [0, 4, 5, 6]
+    row = row_of(emitter, handler)
+    assert (row.accepted, row.delivered, dict(row.dropped), row.pending) == (7, 4, {"full": 3}, 0)
+
+
+def test_a_flush_survives_drop_oldest(emitter, held):
+    """Dropping the oldest does not drop a flush that waits among them."""
+    handler = held(queue_size=2, overflow="drop_oldest")
+    emitter.emit(Numbered(n=1))
+    flushed = []
+    thread = threading.Thread(target=lambda: flushed.append(emitter.flush(20)))
+    thread.start()
+    assert eventually(lambda: len(emitter.attachments[0].queue._items) == 2)
+    for n in range(2, 8):
+        emitter.emit(Numbered(n=n))
+    handler.release.set()
+    thread.join()
+    assert flushed == [True]
+
+
+def test_block_waits_for_room(emitter, held):
+    """``overflow="block"`` waits for room: nothing is lost when the handler goes on in time."""
+    handler = held(queue_size=2, overflow="block", block_timeout_s=30)
+    done = []
+
+    def emit():
+        for n in range(1, 9):
+            emitter.emit(Numbered(n=n))
+        done.append(True)
+
+    thread = threading.Thread(target=emit)
+    thread.start()
+    assert eventually(lambda: emitter.attachments[0].queue.depth >= 3)
+    assert not done, "the caller is waiting"
+    handler.release.set()
+    thread.join()
+    assert emitter.flush()
+    assert numbers(handler) == list(range(9))
+    assert not row_of(emitter, handler).dropped
+
+
+def test_block_gives_up_in_time(emitter, held):
+    """A caller waits at most ``block_timeout_s``; then its event is dropped as ``full`` and counted."""
+    handler = held(queue_size=1, overflow="block", block_timeout_s=0.02)
+    for n in range(1, 4):
+        emitter.emit(Numbered(n=n))
+    handler.release.set()
+    assert emitter.flush()
+    assert numbers(handler) == [0, 1]
+    assert dict(row_of(emitter, handler).dropped) == {"full": 2}
+
+
+def test_a_removed_handler_lets_blocked_callers_go(emitter, held):
+    """A caller that waits for room is let go when the handler is removed, and its event counted."""
+    handler = held(queue_size=1, overflow="block", block_timeout_s=30)
+    emitter.emit(Numbered(n=1))
+    thread = threading.Thread(target=emitter.emit, args=(Numbered(n=2),))
+    thread.start()
+    abandoned = emitter.remove_handler(handler, timeout_s=0.05)
+    thread.join(20)
+    assert not thread.is_alive()
+    assert abandoned == 2, "the one it held and the one that waited"
+    row = row_of(emitter, handler)
+    assert (row.accepted, row.dropped.total(), row.pending) == (3, 3, 0)
+
+
+def test_a_full_handler_does_not_slow_the_others(emitter, held):
+    """A handler whose queue is full hurts only itself."""
+    other = emitter.add_handler(Collect(linger_s=0), name="other")
+    handler = held(queue_size=1)
+    for n in range(1, 100):
+        emitter.emit(Numbered(n=n))
+    assert eventually(lambda: len(other.got) == 100)
+    assert not handler.got
+
+
+# -- waking ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lingering(emitter):
+    """Return a handler whose worker, once woken, would linger for an hour."""
+    handler = emitter.add_handler(Collect())
+    emitter.attachments[0].queue._linger_s = 3600
+    return handler
+
+
+def test_an_error_wakes_a_lingering_worker_at_once(emitter, lingering):
+    """ERROR wakes at once a worker that lingers for more."""
+    emitter.emit(Numbered(n=1))
+    assert eventually(workers)
+    emitter.emit(Alarm())
+    assert eventually(lambda: lingering.names == ["numbered", "alarm"])
+
+
+def test_an_error_wakes_an_idle_worker_at_once(emitter, lingering):
+    """ERROR is handled at once by a worker that was idle: it does not linger."""
+    emitter.emit(Alarm())
+    assert eventually(lambda: lingering.names == ["alarm"])
+    queue = emitter.attachments[0].queue
+    assert eventually(lambda: queue._idle)
+    for _ in range(20):
+        emitter.emit(Alarm())
+        assert eventually(lambda: queue._idle and queue.depth == 0)
+    assert lingering.names == ["alarm"] * 21
+
+
+def test_a_flush_does_not_linger(emitter, lingering):
+    """A flush is passed on at once, to an idle worker and to a lingering one."""
+    for n in range(5):
+        emitter.emit(Numbered(n=n))
+        assert emitter.flush(20)
+        assert emitter.flush(20)
+    assert numbers(lingering) == list(range(5))
+
+
+def test_shutdown_does_not_linger(emitter, lingering):
+    """Shutdown hands over at once what waits for a lingering worker."""
+    emitter.emit(Numbered(n=1))
+    assert emitter.shutdown(20).is_clean
+    assert numbers(lingering) == [1]
+
+
+# -- flush -------------------------------------------------------------------------------------------------------------
+
+
+def test_flush_waits_for_all_that_was_accepted_before(emitter):
+    """``flush`` waits until all that was accepted before is handed over, then lets each handler flush itself."""
+    handlers = [emitter.add_handler(Collect(delivery=delivery)) for delivery in ("queued", "queued", "inline")]
+    for n in range(300):
+        emitter.emit(Numbered(n=n))
+    assert emitter.flush()
+    for handler in handlers:
+        assert numbers(handler) == list(range(300))
+        assert handler.flushed == 1
+    assert emitter.ledger().is_settled
+
+
+def test_flush_says_when_it_took_too_long(emitter, held):
+    """A flush that takes longer than its timeout returns False, and does no harm."""
+    handler = held()
+    assert emitter.flush(0.02) is False
+    handler.release.set()
+    assert emitter.flush() is True
+
+
+def test_a_flush_that_fails_is_reported(emitter):
+    """A handler whose ``flush`` raises does not make ``flush`` raise, and is reported through the others."""
+
+    class Leaky(Collect):
+        def flush(self):
+            raise OSError("disk full")
+
+    other = emitter.add_handler(Collect(delivery="inline"))
+    emitter.add_handler(Leaky(linger_s=0))
+    emitter.add_handler(Leaky(delivery="inline"))
+    emitter.emit(Numbered())
+    emitter.flush()
+    emitter.flush()
+    reports = [e.event for e in other.got if e.name == "eventcore.handler"]
+    assert sorted(r.handler for r in reports if r.what == "failed") == ["collect_2", "collect_3"]
+    assert all("disk full" in r.reason for r in reports)
+
+
+def test_a_handler_that_flushes_the_emitter_does_not_wait_for_itself(emitter):
+    """A handler that flushes the emitter in its own worker is told False instead of waiting for itself."""
+    answers = []
+    emitter.add_handler(Collect(lambda envelope: answers.append(emitter.flush(30)), linger_s=0))
+    emitter.emit(Numbered())
+    assert eventually(lambda: answers == [False])
+
+
+def test_flushing_what_is_idle_or_shut_down_returns_at_once(emitter):
+    """Flushing an emitter that has nothing to do, or was shut down, is done at once."""
+    assert ec.Emitter().flush(0)
+    emitter.add_handler(Collect())
+    assert emitter.flush(20)
+    emitter.emit(Numbered())
+    emitter.shutdown()
+    assert emitter.flush(20)
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_fails_in_part_is_counted_in_part(emitter):
+    """``PartialFailure`` says which of a batch failed; the others count as delivered."""
+
+    def fail_some(envelopes):
+        raise ec.PartialFailure([i for i, e in enumerate(envelopes) if e.event.n % 3 == 0], OSError("refused"))
+
+    other = emitter.add_handler(Collect(delivery="inline"), name="other")
+    handler = emitter.add_handler(CollectBatches(fail_some, batch_size=10), name="mine")
+    for n in range(10):
+        emitter.emit(Numbered(n=n))
+    assert emitter.flush()
+    assert [len(batch) for batch in handler.batches][:1] == [10]
+    row = row_of(emitter, handler)
+    assert (row.accepted, row.failed, row.delivered, row.pending) == (10, 4, 6, 0)
+    reports = [e.event.reason for e in other.got if e.name == "eventcore.handler"]
+    assert reports == ["OSError: refused"]
+
+
+def test_a_batch_that_fails_is_counted_whole(emitter):
+    """An exception from ``handle_batch`` fails the whole batch."""
+
+    def fail(envelopes):
+        raise OSError("refused")
+
+    handler = emitter.add_handler(CollectBatches(fail, batch_size=10))
+    for n in range(4):
+        emitter.emit(Numbered(n=n))
+    assert emitter.flush()
+    row = row_of(emitter, handler)
+    assert row.failed == sum(len(batch) for batch in handler.batches) == 4
+
+
+def test_one_bad_event_does_not_fail_its_batch(emitter):
+    """With ``handle`` each envelope is isolated: one that raises does not take its neighbours with it."""
+
+    def fail_third(envelope):
+        if envelope.event.n == 3:
+            raise ValueError("three")
+
+    handler = emitter.add_handler(Collect(fail_third))
+    for n in range(6):
+        emitter.emit(Numbered(n=n))
+    assert emitter.flush()
+    assert numbers(handler) == [0, 1, 2, 4, 5]
+    row = row_of(emitter, handler)
+    assert (row.failed, row.delivered) == (1, 5)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("handler_type", [Collect, CollectBatches])
+def test_no_exception_ends_a_worker(emitter, error, handler_type):
+    """Whatever a handler raises in its worker, cancellations and exits included, is counted, and the worker goes on."""
+    first = [True]
+
+    def act(_):
+        if first:
+            first.clear()
+            raise error
+
+    handler = emitter.add_handler(handler_type(act, linger_s=0))
+    emitter.emit(Numbered(n=1))
+    assert emitter.flush()
+    emitter.emit(Numbered(n=2))
+    assert emitter.flush()
+    assert numbers(handler) == [2]
+    row = row_of(emitter, handler)
+    assert (row.failed, row.delivered, row.pending) == (1, 1, 0)
+
+
+def test_a_failing_queued_handler_is_quarantined(emitter):
+    """Repeated failure quarantines a queued handler: it is left alone, and what it missed is counted."""
+
+    def fail(envelope):
+        raise OSError("refused")
+
+    handler = emitter.add_handler(Collect(fail, linger_s=0, batch_size=1))
+    for n in range(30):
+        emitter.emit(Numbered(n=n))
+        assert emitter.flush()
+    row = row_of(emitter, handler)
+    assert handler.raised == row.failed < 30
+    assert row.dropped["quarantined"] == 30 - handler.raised
+    assert row.pending == 0
+
+
+# -- handlers that emit ------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_may_emit_while_it_handles(emitter):
+    """A handler may emit while it handles: the event reaches the others, in order, and does not come back to it."""
+    other = emitter.add_handler(Collect(linger_s=0), name="other")
+
+    def answer(envelope):
+        emitter.emit(Alarm())
+
+    handler = emitter.add_handler(Collect(answer, linger_s=0), name="mine")
+    for n in range(50):
+        emitter.emit(Numbered(n=n))
+    assert emitter.flush()
+    assert emitter.flush()
+    assert other.names.count("alarm") == 50
+    assert handler.names == ["numbered"] * 50
+    assert dict(row_of(emitter, handler, "alarm").dropped) == {"recursion": 50}
+
+
+def test_a_blocking_queue_does_not_wait_for_itself(emitter, held):
+    """A worker that emits into its own full queue is not held up by it."""
+    handler = emitter.add_handler(
+        Collect(lambda envelope: emitter.emit(Alarm()), queue_size=1, overflow="block", block_timeout_s=30, linger_s=0)
+    )
+    emitter.emit(Numbered())
+    assert eventually(lambda: numbers(handler) == [0])
+
+
+# -- shutdown ----------------------------------------------------------------------------------------------------------
+
+
+def test_shutdown_delivers_what_waits(emitter):
+    """Shutdown delivers what waits, flushes and closes every handler, once."""
+    handlers = [emitter.add_handler(Collect(delivery=delivery)) for delivery in ("queued", "inline")]
+    for n in range(500):
+        emitter.emit(Numbered(n=n))
+    report = emitter.shutdown()
+    assert report.is_clean
+    for handler in handlers:
+        assert numbers(handler) == list(range(500))
+        assert handler.closed == 1
+    assert emitter.shutdown() is report, "a second shutdown does nothing"
+    assert handlers[0].closed == 1
+    assert eventually(lambda: not workers())
+
+
+def test_a_handler_that_hangs_cannot_hang_shutdown(emitter, held):
+    """A handler that hangs cannot hang shutdown; what it held and what waited is counted, now and for ever."""
+    handler = held()
+    other = emitter.add_handler(Collect(), name="other")
+    for n in range(1, 6):
+        emitter.emit(Numbered(n=n))
+    (worker,) = [w for w in workers() if w.name == "eventcore-held"]
+    report = emitter.shutdown(0.1)
+    assert dict(report.abandoned_envelopes) == {"held": 6, "other": 0}
+    assert not report.is_clean
+    assert numbers(other) == [1, 2, 3, 4, 5]
+    row = row_of(emitter, handler)
+    assert (dict(row.dropped), row.pending) == ({"shutdown": 6}, 0)
+    handler.release.set()
+    worker.join(20)
+    assert not worker.is_alive()
+    late = row_of(emitter, handler)
+    assert (dict(late.dropped), late.delivered, late.pending) == ({"shutdown": 6}, 0, 0), "nothing is counted twice"
+
+
+@pytest.mark.parametrize("delivery", ["inline", "queued"])
+@pytest.mark.parametrize("method", ["close", "flush"])
+def test_a_handler_whose_close_or_flush_hangs_cannot_hang_shutdown(method, delivery):
+    """A handler whose ``close`` or ``flush`` hangs cannot hang shutdown or flush; the others are closed."""
+    release = threading.Event()
+    emitter = ec.Emitter()
+
+    class Hanging(Collect):
+        def _hang(self):
+            release.wait(30)
+
+    setattr(Hanging, method, Hanging._hang)
+    emitter.add_handler(Hanging(delivery=delivery))
+    other = emitter.add_handler(Collect(), name="other")
+    emitter.emit(Numbered())
+    done = []
+
+    def end():
+        emitter.flush(0.1)
+        emitter.shutdown(0.2)
+        done.append(True)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    thread.join(20)
+    try:
+        assert done == [True]
+        assert other.closed == 1
+        assert numbers(other) == [0]
+    finally:
+        release.set()
+        thread.join()
+
+
+def test_a_handler_whose_close_fails_does_not_stop_the_others(emitter):
+    """A handler whose ``close`` raises is reported, and the others are closed."""
+
+    class Broken(Collect):
+        def close(self):
+            raise OSError("cannot close")
+
+    emitter.add_handler(Broken(delivery="inline"), name="broken")
+    other = emitter.add_handler(Collect(), name="other")
+    report = emitter.shutdown()
+    assert other.closed == 1
+    assert len(report.errors) == 1
+    assert "broken" in report.errors[0]
+    assert "cannot close" in report.errors[0]
+
+
+def test_a_first_failure_does_not_hold_up_shutdown(emitter, held):
+    """A handler that fails for the first time while the emitter shuts down still gets all that waits."""
+    gate = threading.Event()
+
+    def act(envelope):
+        gate.wait(30)
+        if envelope.event.n == 0:
+            raise ValueError("the first")
+
+    handler = emitter.add_handler(Collect(act, linger_s=0, batch_size=1))
+    for n in range(10):
+        emitter.emit(Numbered(n=n))
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(emitter.shutdown(20)))
+    thread.start()
+    assert eventually(lambda: emitter.attachments[0].queue._closed)
+    gate.set()
+    thread.join()
+    assert reports[0].is_clean
+    assert numbers(handler) == list(range(1, 10))
+
+
+def test_emitting_after_shutdown_is_counted(emitter):
+    """What is emitted after shutdown is dropped and counted; a closed handler is never called again."""
+    handlers = [emitter.add_handler(Collect(delivery=delivery), name=delivery) for delivery in ("queued", "inline")]
+    emitter.emit(Numbered(n=1))
+    emitter.shutdown()
+    emitter.emit(Numbered(n=2))
+    with emitter.operation(Work):
+        pass
+    assert [numbers(handler) for handler in handlers] == [[1], [1]]
+    for handler in handlers:
+        assert dict(row_of(emitter, handler).dropped) == {"shutdown": 1}
+    assert emitter.ledger().is_settled
+    assert not workers()
+
+
+def test_shutdown_from_a_handler_does_not_deadlock(emitter):
+    """A handler that shuts its emitter down does not wait for itself, and the ledger balances."""
+    handler = emitter.add_handler(Collect(lambda envelope: emitter.shutdown(5), linger_s=0))
+    emitter.emit(Numbered())
+    assert eventually(lambda: handler.closed == 1)
+    assert eventually(lambda: emitter.ledger().is_settled)
+
+
+def test_two_threads_may_shut_down_at_once(emitter):
+    """Shutdown is idempotent across threads: both get the same report, and handlers are closed once."""
+    handler = emitter.add_handler(Collect())
+    emitter.emit(Numbered())
+    reports = []
+    threads = [threading.Thread(target=lambda: reports.append(emitter.shutdown(20))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(report) for report in reports}) == 1
+    assert (handler.closed, numbers(handler)) == (1, [0])
+
+
+def test_an_idle_emitter_has_no_threads(emitter):
+    """No thread is started before it is needed: a worker starts with the first event for its handler."""
+    before = len(workers())
+    emitter.add_handler(Collect(events=("numbered",)))
+    emitter.emit(Alarm())
+    assert len(workers()) == before
+    emitter.emit(Numbered())
+    assert len(workers()) == before + 1
+
+
+def test_workers_do_not_keep_a_program_alive(emitter):
+    """Workers are daemon threads: a program that ends without shutting down is not held up by them."""
+    emitter.add_handler(Collect())
+    emitter.emit(Numbered())
+    assert all(worker.daemon for worker in workers())
+
+
+def test_everything_is_shut_down_at_exit(tmp_path):
+    """Everything started is stopped at exit too: a program that just ends has its events delivered."""
+    program = textwrap.dedent("""
+        import eventcore as ec
+
+        class Print(ec.Handler):
+            def handle(self, envelope):
+                print(envelope.name, flush=True)
+            def close(self):
+                print("closed", flush=True)
+
+        class Said(ec.Event, name="said", category="data"):
+            pass
+
+        emitter = ec.configure(service="x", handlers={"print": Print(linger_s=1)})
+        emitter.emit(Said())
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True, cwd=tmp_path
+    )
+    assert done.stdout.split() == ["eventcore.started", "said", "eventcore.stopped", "closed"]
+    assert done.stderr == ""
+
+
+# -- fork --------------------------------------------------------------------------------------------------------------
+
+
+def forked(work, timeout_s=20):
+    """Run ``work`` in a forked child and return the JSON it gives, or fail if it hangs."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(read_end)
+            os.write(write_end, json.dumps(work()).encode())
+        except BaseException as error:  # noqa: BLE001 - told to the parent
+            os.write(write_end, json.dumps(repr(error)).encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    deadline = time.monotonic() + timeout_s
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            pytest.fail("the forked child hangs")
+        time.sleep(0.005)
+    with os.fdopen(read_end) as pipe:
+        return json.loads(pipe.read())
+
+
+def test_a_forked_child_starts_empty(emitter, held):
+    """A forked child starts with fresh threads and empty queues: what waited is counted there as ``forked``."""
+    handler = held()
+    for n in range(1, 6):
+        emitter.emit(Numbered(n=n))
+
+    def child():
+        handler.release.set()
+        inherited = row_of(emitter, handler)
+        emitter.emit(Numbered(n=100))
+        flushed = emitter.flush(10)
+        row = row_of(emitter, handler)
+        return {
+            "forked": inherited.dropped["forked"],
+            "inherited_pending": inherited.pending,
+            "flushed": flushed,
+            "got": numbers(handler),
+            "pending": row.pending,
+            "delivered": row.delivered,
+            "operations": len(emitter.open_operations()),
+        }
+
+    with emitter.operation(Work):
+        result = forked(child)
+    assert result == {
+        "forked": 6,
+        "inherited_pending": 0,
+        "flushed": True,
+        "got": [100],
+        "pending": 0,
+        "delivered": 1,
+        "operations": 0,
+    }
+    handler.release.set()
+    assert emitter.flush()
+    assert numbers(handler) == [0, 1, 2, 3, 4, 5], "the parent loses nothing"
+    assert not row_of(emitter, handler).dropped
+
+
+def test_a_forked_child_has_fresh_locks(emitter):
+    """A forked child does not inherit a lock that another thread held: whatever that was, the child goes on."""
+    emitter.add_handler(Collect(linger_s=0), name="queued")
+    emitter.add_handler(Collect(delivery="inline"), name="inline")
+    emitter.emit(Numbered())
+    assert emitter.flush()
+    attachments = emitter.attachments
+    locks = [attachment.quarantine.breaker._lock for attachment in attachments]
+    locks += [attachments[0].queue._settling, attachments[0].queue._starting, emitter._changing, emitter._ledger._lock]
+    taken, release = threading.Event(), threading.Event()
+
+    def hold():
+        for lock in locks:
+            lock.acquire()
+        taken.set()
+        release.wait(30)
+        for lock in locks:
+            lock.release()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert taken.wait(10)
+
+    def child():
+        def fail(envelope):
+            raise OSError("fails in the child")
+
+        emitter.add_handler(Collect(fail, delivery="inline"), name="child")
+        ec.emit_event("made.in_child", severity="debug")
+        for n in range(20):
+            emitter.emit(Numbered(n=n))
+        flushed = emitter.flush(10)
+        emitter.remove_handler("queued")
+        return [flushed, emitter.ledger().is_settled, emitter.shutdown(5).abandoned_operations]
+
+    try:
+        assert forked(child) == [True, True, 0]
+    finally:
+        release.set()
+        thread.join()
+
+
+def test_a_forked_childs_ids_are_its_own(emitter):
+    """Parent and child never make the same event id, although both go on from the same state."""
+    handler = emitter.add_handler(Collect(delivery="inline"))
+    emitter.emit(Numbered())
+
+    def make():
+        for n in range(20):
+            emitter.emit(Numbered(n=n))
+        with emitter.operation(Work):
+            pass
+        return [envelope.id for envelope in handler.got[1:]] + [handler.got[-1].trace_id]
+
+    child = forked(make)
+    assert set(child).isdisjoint(make())
+    assert len(set(child)) == 22
+
+
+def test_a_child_that_shuts_down_leaves_the_parent_alone(emitter):
+    """A child that shuts its copy down does not end the parent's."""
+    handler = emitter.add_handler(Collect(linger_s=0))
+    emitter.emit(Numbered(n=1))
+    assert emitter.flush()
+    assert forked(lambda: emitter.shutdown(5).is_clean) is True
+    emitter.emit(Numbered(n=2))
+    assert emitter.flush()
+    assert numbers(handler) == [1, 2]
+    assert handler.closed == 0
