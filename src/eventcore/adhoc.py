@@ -18,7 +18,7 @@ from eventcore.decoration import decorated
 from eventcore.emitter import get_emitter
 from eventcore.events import Category, Event, Operation, Severity
 from eventcore.operation import LiveOperation
-from eventcore.redaction import scrub_mapping
+from eventcore.redaction import scrub_mapping, scrub_text
 from eventcore.vocabulary import AdHocEvent, AdHocOperation, LogRecord
 
 __all__ = ["Logger", "emit_error_event", "emit_event", "get_logger", "log_request", "span", "traced"]
@@ -36,24 +36,18 @@ def _type_for(base: type[Any], name: str, category: Category | str, **keywords: 
     """Return the event type for an ad-hoc name; made on first use, bounded in number."""
     key = (base, name, Category.parse(category))
     found = _types.get(key)
-    if found is None:
-        with _making:
-            if key not in _types:
-                if sum(1 for kind, _, _ in _types if kind is base) >= MAX_NAMES:
-                    name = "other"
-                dotted = _dotted(name)
-                metaclass: Any = type(base)
-                namespace = {
-                    "__module__": __name__,
-                    "__qualname__": f"{base.__name__}[{dotted}]",
-                    "__doc__": base.__doc__,
-                }
-                made = metaclass(base.__name__, (base,), namespace, name=dotted, category=key[2], **keywords)
-                if name == "other" and key[1] != "other":
-                    return _types.setdefault((base, "other", key[2]), made)
-                _types[key] = made
-            found = _types[key]
-    return found
+    if found is not None:
+        return found
+    with _making:
+        if key not in _types and sum(1 for kind, _, _ in _types if kind is base) >= MAX_NAMES:
+            key = (base, "other", key[2])
+        if key not in _types:
+            dotted = _dotted(key[1])
+            metaclass: Any = type(base)
+            namespace = {"__module__": __name__, "__qualname__": f"{base.__name__}[{dotted}]", "__doc__": base.__doc__}
+            made = metaclass(base.__name__, (base,), namespace, name=dotted, category=key[2], **keywords)
+            _types[key] = made
+        return _types[key]
 
 
 def _dotted(name: str) -> str:
@@ -255,7 +249,7 @@ def log_request(
     body: Any = None,
 ) -> None:
     """Write a line about an HTTP request, with secrets in headers and body redacted by their key."""
-    data: dict[str, Any] = {"request_id": request_id, "method": method, "path": path}
+    data: dict[str, Any] = {"request_id": request_id, "method": method, "path": scrub_text(path)}
     if headers is not None:
         data["headers"] = scrub_mapping(headers)
     if body is not None:

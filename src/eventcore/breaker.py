@@ -100,8 +100,9 @@ class Breaker:
 
         A permit of a period that is over (the breaker has moved since) is accepted and changes nothing.
         """
+        period = self._period  # read first: a permit must not belong to a period that began while it was given
         if self._state is BreakerState.CLOSED:
-            return self._period
+            return period
         changed = None
         with self._lock:
             if self._state is BreakerState.OPEN and self._clock() >= self._opened_at + self._open_time():

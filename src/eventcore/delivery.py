@@ -202,10 +202,12 @@ class Queue:
             return
         invalid = self._prepare(batch)
         ready = [envelope for envelope in batch if envelope not in invalid] if invalid else batch
-        failed, error = self._each(ready) if self._one_by_one else self._whole(ready)
-        self._settle(ready, "delivered", failed)
-        if invalid:
+        if not ready:
+            quarantine.breaker.release(permit)
             self._settle(invalid, "invalid", frozenset())
+            return
+        failed, error = self._each(ready) if self._one_by_one else self._whole(ready)
+        self._settle(ready, "delivered", failed, invalid)
         if error is not None:
             quarantine.failed(error, permit)
         else:
@@ -243,10 +245,14 @@ class Queue:
             return frozenset(range(len(batch))), error
         return frozenset(), None
 
-    def _settle(self, batch: list[Envelope], outcome: str, failed: frozenset[int]) -> None:
+    def _settle(
+        self, batch: list[Envelope], outcome: str, failed: frozenset[int], invalid: Sequence[Envelope] = ()
+    ) -> None:
         counts: Counter[tuple[str, str, str]] = Counter()
         for index, envelope in enumerate(batch):
             counts[envelope.name, envelope.phase, "failed" if index in failed else outcome] += 1
+        for envelope in invalid:
+            counts[envelope.name, envelope.phase, "invalid"] += 1
         with self._settling:
             self._in_flight = ()
             if self._abandoned:  # close() gave up on this batch and has counted it
@@ -294,7 +300,8 @@ class Queue:
         self._capacity = -1  # sends every put to _full
         self._stopping = True
         self._wake()
-        worker = self._worker
+        with self._starting:  # another thread may be about to start it
+            worker = self._worker
         if worker is not None and worker is not threading.current_thread():
             worker.join(timeout_s)
         return self._abandon()

@@ -179,7 +179,8 @@ class Envelope:
         value = self.event.__dict__.get(name, _NOT_A_FIELD)
         if value is not _NOT_A_FIELD:
             return value
-        value = _FACTS[name](self)
+        fact = _FACTS.get(name)
+        value = None if fact is None else fact(self)
         return unset if value is None else value
 
     def items(self) -> Iterator[Mapping[str, Any]]:

@@ -109,6 +109,7 @@ class LiveOperation(Scope, Generic[O]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self.outcome == "abandoned":  # shutdown has ended it already
+            self.suspend()
             return
         if error is None:
             error = self._error
@@ -154,7 +155,7 @@ class LiveOperation(Scope, Generic[O]):
         self._emitter.operation_ended(self)
 
     def suspend(self) -> None:
-        """Leave its scope without ending it."""
+        """Leave its scope without ending it (in the context that entered it; another one's scope is left alone)."""
         token, self._token = self._token, None
         if token is not None:
             try:  # noqa: SIM105 - contextlib.suppress costs 0.3 µs on the hot path
@@ -171,7 +172,7 @@ class LiveOperation(Scope, Generic[O]):
         try:
             return self.event_type(**self.fields)
         except Exception as error:
-            if self._emitter.strict:
+            if self._emitter.strict and self.error is None:  # an exception on its way out must not be replaced
                 raise
             return self._salvage(error)
 

@@ -38,6 +38,7 @@ def configure(
     handlers: Mapping[str, Mapping[str, Any] | Handler] | None = None,
     config: str | Path | None = None,
     plugins: Sequence[Any] = (),
+    block_plugins: Sequence[str] = (),
     replace: bool = False,
     clock: Clock | None = None,
     ids: Ids | None = None,
@@ -46,9 +47,10 @@ def configure(
     """Read the settings, start handlers and services, and make the result the emitter in use.
 
     ``handlers`` gives handlers by name, as options or as ready objects; ``plugins`` are plugin modules that are not
-    installed; ``settings`` are further settings (``http={"port": 9090}``). Use it as a context manager, or call
-    ``shutdown()``; at interpreter exit it is shut down anyway. A second call is an error unless ``replace=True``.
-    Raises ConfigurationError with file or variable, key and remedy; then nothing is left running.
+    installed, ``block_plugins`` names of installed ones to leave alone; ``settings`` are further settings
+    (``http={"port": 9090}``). Use it as a context manager, or call ``shutdown()``; at interpreter exit it is shut down
+    anyway. A second call is an error unless ``replace=True``. Raises ConfigurationError with file or variable, key and
+    remedy; then nothing is left running.
     """
     before = get_emitter()
     if before is not unconfigured and not replace:
@@ -59,6 +61,8 @@ def configure(
     given: dict[str, Any] = {**settings, **({"service": service} if service is not None else {})}
     if options:
         given["handlers"] = options
+    if block_plugins:
+        given["plugins"] = {"block": tuple(block_plugins)}
     sources = Sources.find(config, given)
     found = Plugins(block=sources.blocked_plugins(), extra=plugins)
     read = load_settings(sources, found.services(), {} if ready or not _has_structlog() else {"log": {}})
