@@ -303,7 +303,7 @@ def test_a_flush_that_fails_is_reported(emitter):
 def test_a_handler_that_flushes_the_emitter_does_not_wait_for_itself(emitter):
     """A handler that flushes the emitter in its own worker is told False instead of waiting for itself."""
     answers = []
-    emitter.add_handler(Collect(lambda envelope: answers.append(emitter.flush(30)), linger_s=0))
+    emitter.add_handler(Collect(act=lambda envelope: answers.append(emitter.flush(30)), linger_s=0))
     emitter.emit(Numbered())
     assert eventually(lambda: answers == [False])
 
@@ -328,7 +328,7 @@ def test_a_batch_that_fails_in_part_is_counted_in_part(emitter):
         raise ec.PartialFailure([i for i, e in enumerate(envelopes) if e.event.n % 3 == 0], OSError("refused"))
 
     other = emitter.add_handler(Collect(delivery="inline"), name="other")
-    handler = emitter.add_handler(CollectBatches(fail_some, batch_size=10), name="mine")
+    handler = emitter.add_handler(CollectBatches(act=fail_some, batch_size=10), name="mine")
     for n in range(10):
         emitter.emit(Numbered(n=n))
     assert emitter.flush()
@@ -345,7 +345,7 @@ def test_a_batch_that_fails_is_counted_whole(emitter):
     def fail(envelopes):
         raise OSError("refused")
 
-    handler = emitter.add_handler(CollectBatches(fail, batch_size=10))
+    handler = emitter.add_handler(CollectBatches(act=fail, batch_size=10))
     for n in range(4):
         emitter.emit(Numbered(n=n))
     assert emitter.flush()
@@ -360,7 +360,7 @@ def test_one_bad_event_does_not_fail_its_batch(emitter):
         if envelope.event.n == 3:
             raise ValueError("three")
 
-    handler = emitter.add_handler(Collect(fail_third))
+    handler = emitter.add_handler(Collect(act=fail_third))
     for n in range(6):
         emitter.emit(Numbered(n=n))
     assert emitter.flush()
@@ -380,7 +380,7 @@ def test_no_exception_ends_a_worker(emitter, error, handler_type):
             first.clear()
             raise error
 
-    handler = emitter.add_handler(handler_type(act, linger_s=0))
+    handler = emitter.add_handler(handler_type(act=act, linger_s=0))
     emitter.emit(Numbered(n=1))
     assert emitter.flush()
     emitter.emit(Numbered(n=2))
@@ -396,7 +396,7 @@ def test_a_failing_queued_handler_is_quarantined(emitter):
     def fail(envelope):
         raise OSError("refused")
 
-    handler = emitter.add_handler(Collect(fail, linger_s=0, batch_size=1))
+    handler = emitter.add_handler(Collect(act=fail, linger_s=0, batch_size=1))
     for n in range(30):
         emitter.emit(Numbered(n=n))
         assert emitter.flush()
@@ -416,7 +416,7 @@ def test_a_worker_may_emit_while_it_handles(emitter):
     def answer(envelope):
         emitter.emit(Alarm())
 
-    handler = emitter.add_handler(Collect(answer, linger_s=0), name="mine")
+    handler = emitter.add_handler(Collect(act=answer, linger_s=0), name="mine")
     for n in range(50):
         emitter.emit(Numbered(n=n))
     assert emitter.flush()
@@ -429,7 +429,9 @@ def test_a_worker_may_emit_while_it_handles(emitter):
 def test_a_blocking_queue_does_not_wait_for_itself(emitter, held):
     """A worker that emits into its own full queue is not held up by it."""
     handler = emitter.add_handler(
-        Collect(lambda envelope: emitter.emit(Alarm()), queue_size=1, overflow="block", block_timeout_s=30, linger_s=0)
+        Collect(
+            act=lambda envelope: emitter.emit(Alarm()), queue_size=1, overflow="block", block_timeout_s=30, linger_s=0
+        )
     )
     emitter.emit(Numbered())
     assert eventually(lambda: numbers(handler) == [0])
@@ -532,7 +534,7 @@ def test_a_first_failure_does_not_hold_up_shutdown(emitter, held):
         if envelope.event.n == 0:
             raise ValueError("the first")
 
-    handler = emitter.add_handler(Collect(act, linger_s=0, batch_size=1))
+    handler = emitter.add_handler(Collect(act=act, linger_s=0, batch_size=1))
     for n in range(10):
         emitter.emit(Numbered(n=n))
     reports = []
@@ -562,7 +564,7 @@ def test_emitting_after_shutdown_is_counted(emitter):
 
 def test_shutdown_from_a_handler_does_not_deadlock(emitter):
     """A handler that shuts its emitter down does not wait for itself, and the ledger balances."""
-    handler = emitter.add_handler(Collect(lambda envelope: emitter.shutdown(5), linger_s=0))
+    handler = emitter.add_handler(Collect(act=lambda envelope: emitter.shutdown(5), linger_s=0))
     emitter.emit(Numbered())
     assert eventually(lambda: handler.closed == 1)
     assert eventually(lambda: emitter.ledger().is_settled)
@@ -716,7 +718,7 @@ def test_a_forked_child_has_fresh_locks(emitter):
         def fail(envelope):
             raise OSError("fails in the child")
 
-        emitter.add_handler(Collect(fail, delivery="inline"), name="child")
+        emitter.add_handler(Collect(act=fail, delivery="inline"), name="child")
         ec.emit_event("made.in_child", severity="debug")
         for n in range(20):
             emitter.emit(Numbered(n=n))

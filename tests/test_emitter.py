@@ -37,7 +37,7 @@ def emitter():
 
 def inline(emitter, act=None, *, name=None, **options):
     """Attach an inline handler that keeps everything."""
-    return emitter.add_handler(Collect(act, delivery="inline", **options), name=name)
+    return emitter.add_handler(Collect(act=act, delivery="inline", **options), name=name)
 
 
 def raises(envelope):
@@ -329,7 +329,7 @@ def test_a_removed_handler_is_closed_after_its_last_event(emitter):
         def close(self):
             events.append("closed")
 
-    handler = emitter.add_handler(Noting(lambda e: events.append(e.event.amount), linger_s=0.5))
+    handler = emitter.add_handler(Noting(act=lambda e: events.append(e.event.amount), linger_s=0.5))
     for amount in (1.0, 2.0, 3.0):
         emitter.emit(Paid(amount=amount))
     assert emitter.remove_handler(handler) == 0
@@ -354,7 +354,7 @@ def test_a_handler_may_remove_itself_while_handling(emitter, delivery):
     """A handler may remove itself while it handles; it is not called again, and the ledger stays in balance."""
     other = inline(emitter, name="other")
     mine = emitter.add_handler(
-        Collect(lambda envelope: emitter.remove_handler("mine", timeout_s=0.2), delivery=delivery, linger_s=0),
+        Collect(act=lambda envelope: emitter.remove_handler("mine", timeout_s=0.2), delivery=delivery, linger_s=0),
         name="mine",
     )
     emitter.emit(Paid())
@@ -523,7 +523,7 @@ def test_two_handlers_that_emit_at_each_other_are_bounded(emitter):
 def test_a_worker_that_emits_reaches_the_others_and_not_itself(emitter):
     """What a handler emits in its worker reaches the other handlers, and is not handed back to itself."""
     other = emitter.add_handler(Collect(linger_s=0), name="other")
-    mine = emitter.add_handler(Collect(lambda envelope: emitter.emit(Traced()), linger_s=0), name="mine")
+    mine = emitter.add_handler(Collect(act=lambda envelope: emitter.emit(Traced()), linger_s=0), name="mine")
     emitter.emit(Paid())
     assert emitter.flush()
     assert emitter.flush()
@@ -538,7 +538,7 @@ def test_two_workers_that_emit_at_each_other_stay_bounded(emitter):
     """Two queued handlers that answer each other's events stay within their queues; every drop is counted."""
     for name in "ab":
         emitter.add_handler(
-            Collect(lambda envelope: emitter.emit(Paid()), linger_s=0, queue_size=10, batch_size=5), name=name
+            Collect(act=lambda envelope: emitter.emit(Paid()), linger_s=0, queue_size=10, batch_size=5), name=name
         )
     emitter.emit(Paid())
     assert eventually(lambda: emitter.ledger().handler("a").delivered > 50)
@@ -562,7 +562,7 @@ def test_no_handler_sees_a_sensitive_value(emitter, delivery, handler_type):
         envelopes = got if isinstance(got, list) else [got]
         seen.extend((repr(e), repr(e.event), dict(e.payload), e.get("card")) for e in envelopes)
 
-    emitter.add_handler(handler_type(look, delivery=delivery, linger_s=0))
+    emitter.add_handler(handler_type(act=look, delivery=delivery, linger_s=0))
     emitter.emit(Refused(card="4111 1111 1111 1111"))
     assert emitter.flush()
     assert len(seen) == 1

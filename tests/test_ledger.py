@@ -70,8 +70,8 @@ def test_the_equations_hold_for_mixed_handlers(emitter):
     all_, warned = (emitter.add_handler(Collect(delivery=d), name=d) for d in ("inline", "queued"))
     emitter.add_handler(Collect(delivery="inline", min_severity="warning"), name="filters")
     sampling = emitter.add_handler(Collect(sampling=0.5), name="sampling")
-    failing = emitter.add_handler(Collect(fails_sometimes(0.2)), name="failing")
-    failing_inline = emitter.add_handler(Collect(fails_sometimes(0.2), delivery="inline"), name="failing_inline")
+    failing = emitter.add_handler(Collect(act=fails_sometimes(0.2)), name="failing")
+    failing_inline = emitter.add_handler(Collect(act=fails_sometimes(0.2), delivery="inline"), name="failing_inline")
     batches = emitter.add_handler(CollectBatches(batch_size=3), name="batches")
     for n in range(300):
         emitter.emit(Numbered(n=n))
@@ -115,7 +115,7 @@ def test_eight_threads_are_counted_exactly(emitter):
     """Counts of eight threads at once are exact."""
     inline = emitter.add_handler(Collect(delivery="inline"), name="inline")
     queued = emitter.add_handler(Collect(), name="queued")
-    failing = emitter.add_handler(Collect(fails_sometimes(0.3), delivery="inline"), name="failing")
+    failing = emitter.add_handler(Collect(act=fails_sometimes(0.3), delivery="inline"), name="failing")
 
     def emit():
         for n in range(300):
@@ -346,7 +346,7 @@ class Life:
         """Add a handler."""
         kind = CollectBatches if about["batches"] else Collect
         act = fails_sometimes(about["share"]) if about["share"] and not about["batches"] else None
-        handler = kind(act, delivery=about["delivery"], linger_s=0, **about["options"])
+        handler = kind(act=act, delivery=about["delivery"], linger_s=0, **about["options"])
         self.handlers.append(self.emitter.add_handler(handler, name=f"h{len(self.handlers)}"))
 
     def remove(self, place):

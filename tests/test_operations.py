@@ -329,7 +329,7 @@ def test_an_invalid_result_does_not_lose_the_operation(emitter, handler):
 
 def test_an_invalid_result_is_reported(emitter):
     """Invalid results are dropped, counted and reported as an event that names operation, field and reason."""
-    handler = emitter.add_handler(Collect(lambda envelope: envelope.payload, delivery="inline"))
+    handler = emitter.add_handler(Collect(act=lambda envelope: envelope.payload, delivery="inline"))
     with emitter.operation(Charge) as op:
         op.set(attempts="many")
     reports = [e for e in handler.got if e.name == "eventcore.invalid_result"]

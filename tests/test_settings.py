@@ -27,7 +27,7 @@ class Mine(Collect):
     started: ClassVar[list] = []
 
     def __init__(self, config=None, **options):
-        super().__init__(None, config, **options)
+        super().__init__(config, **options)
         self.started.append(self)
         if self.config.colour == "refused":
             raise ec.ConfigurationError("there is no such colour; take grey")

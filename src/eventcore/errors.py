@@ -99,7 +99,9 @@ def mistakes(error: ValidationError, options: Mapping[str, FieldInfo], where: Ca
     for problem in error.errors(include_url=False):
         path = tuple(str(part) for part in problem["loc"])
         key = ".".join(path)
-        if problem["type"] == "extra_forbidden":
+        if not path:
+            sentences.append(f"{where(path)} is {scrub_text(repr(problem['input']))}: {problem['msg']}")
+        elif problem["type"] == "extra_forbidden":
             sentences.append(f"{where(path)}: unknown option {key!r}{did_you_mean(key, options)}")
         elif problem["type"] == "missing":
             about = options[key].description if key in options else None

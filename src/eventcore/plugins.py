@@ -102,6 +102,7 @@ class Plugins:
         self._load_entry_points(block)
         for plugin in extra:
             self._register(plugin, getattr(plugin, "__name__", None) or repr(plugin))
+        self.handler_kinds()  # two plugins that claim one name are an error now, not when the name is used
 
     def _load_entry_points(self, block: Sequence[str]) -> None:
         found: dict[str, importlib.metadata.EntryPoint] = {}
@@ -198,7 +199,13 @@ class Plugins:
         """Merge the mappings that plugins return from ``hook``; two that claim one name are an error."""
         merged: dict[str, tuple[str, Any]] = {}
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
-            for name, target in implementation.function().items():
+            try:
+                offered = dict(implementation.function() or {})
+            except Exception as error:
+                raise PluginError(
+                    f"plugin {implementation.plugin_name!r}: {hook} must return a mapping of names: {error!r}"
+                ) from error
+            for name, target in offered.items():
                 if name in merged:
                     raise PluginError(
                         f"plugins {merged[name][0]!r} and {implementation.plugin_name!r} both offer {name!r} "
@@ -221,5 +228,5 @@ def _load(target: Any, what: str) -> Any:
                 f"{what} needs the package {error.name!r}, which is not installed; pip install 'eventcore[{extra}]'"
             ) from error
         raise PluginError(f"{what}: {target!r} cannot be imported: {error}") from error
-    except (ImportError, AttributeError) as error:
-        raise PluginError(f"{what}: {target!r} cannot be imported: {error}") from error
+    except Exception as error:
+        raise PluginError(f"{what}: {target!r} cannot be imported: {error!r}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,16 +78,26 @@ class Sources:
             part = path[:length]
             if _within(self.given, part):
                 return f"configure(): {'.'.join(part)}"
-            variable = PREFIX + "__".join(part).upper()
-            if variable in self.variables and (length == len(path) or path[length] in self.variables[variable]):
+            variable = next((name for leaf, name in self._leaves() if leaf[:length] == part), None)
+            if variable is not None:
                 return self.variable(variable)
             if _within(self.table, part):
                 prefix = "tool.eventcore." if self.file and self.file.name == "pyproject.toml" else ""
                 table = part[:-1] if length == len(path) and not isinstance(_at(self.table, part), Mapping) else part
-                return f"{self.file}: [{prefix}{'.'.join(table)}]" if table else f"{self.file}"
-        variable = PREFIX + "__".join(path).upper()
-        inside = next((name for name in self.variables if name.startswith(f"{variable}__")), None)
-        return self.variable(inside) if inside else f"configure(): {'.'.join(path)}"
+                return f"{self.file}: [{prefix}{'.'.join(table)}]" if table else f"{self.file}: {part[0]}"
+        return f"configure(): {'.'.join(path)}"
+
+    def _leaves(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Yield the path of every setting that a variable makes, JSON inside its value included, and its name."""
+        for name, text in self.variables.items():
+            if not name.startswith(PREFIX) or name in _NOT_SETTINGS:
+                continue
+            path = tuple(name.removeprefix(PREFIX).lower().split("__"))
+            try:
+                value = json.loads(text) if text.lstrip().startswith("{") else None
+            except ValueError:
+                value = None
+            yield from ((leaf, name) for leaf in _leaves_of(path, value))
 
     def variable(self, name: str) -> str:
         """Name a variable, and ``.env`` if it is set there."""
@@ -187,6 +197,14 @@ def _unreadable(sources: Sources) -> str:
     return "environment"
 
 
+def _leaves_of(path: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves_of((*path, str(key)), inner)
+    else:
+        yield path
+
+
 def _at(table: Any, path: tuple[str, ...]) -> Any:
     for part in path:
         table = table[part]
@@ -225,7 +243,8 @@ def _table_of(path: Path) -> dict[str, Any] | None:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     if path.name != "pyproject.toml":
         return content
-    table = content.get("tool", {}).get("eventcore")
+    tool = content.get("tool")
+    table = tool.get("eventcore") if isinstance(tool, dict) else None
     if table is not None and not isinstance(table, dict):
         raise ConfigurationError(f"{path}: [tool.eventcore] must be a table")
     return table

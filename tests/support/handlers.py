@@ -13,7 +13,7 @@ class Collect(ec.Handler):
 
     kind = "collect"
 
-    def __init__(self, act=None, config=None, **options):
+    def __init__(self, config=None, *, act=None, **options):
         super().__init__(config, **options)
         self.act = act
         self.got = []
@@ -52,8 +52,8 @@ class CollectBatches(Collect):
 
     kind = "collect_batches"
 
-    def __init__(self, act=None, config=None, **options):
-        super().__init__(act, config, **options)
+    def __init__(self, config=None, **options):
+        super().__init__(config, **options)
         self.batches = []
 
     def handle_batch(self, envelopes):
@@ -75,10 +75,10 @@ class Held(Collect):
 
     kind = "held"
 
-    def __init__(self, **options):
+    def __init__(self, config=None, **options):
+        super().__init__(config, act=self._hold, **options)
         self.entered = threading.Event()
         self.release = threading.Event()
-        super().__init__(self._hold, **options)
 
     def _hold(self, envelope):
         self.entered.set()
