@@ -144,6 +144,11 @@ def test_one_failed_probe_opens_it_again(make, clock):
     breaker.failure(two)
     assert breaker.state is OPEN
     assert not breaker.try_acquire()
+    clock.now += 20
+    succeed(breaker)
+    assert breaker.state is HALF_OPEN, "successes of the earlier probes do not count"
+    succeed(breaker)
+    assert breaker.state is CLOSED
 
 
 def test_it_stays_open_longer_with_every_failed_probe(make, clock):

@@ -1,11 +1,13 @@
 import asyncio
 import contextvars
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import eventcore as ec
 from eventcore.context import ROOT, current_scope, format_traceparent, parse_traceparent
+from eventcore.propagation import parse_tracestate
 from tests.support.handlers import Collect
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -120,6 +122,16 @@ def test_an_event_in_an_incoming_trace_bears_its_ids(emitter, handler):
     with ec.continue_trace(HEADER):
         emitter.emit(Noted())
     assert (handler.got[0].trace_id, handler.got[0].span_id) == (TRACE, SPAN)
+
+
+def test_the_incoming_trace_is_not_the_operation_around_it(emitter, handler):
+    """Continuing a trace inside an operation leaves that operation: it is current again afterwards."""
+    with emitter.operation(Work) as op:
+        with ec.continue_trace(HEADER):
+            assert ec.current_operation() is None
+            emitter.emit(Noted())
+        assert ec.current_operation() is op
+    assert handler.got[0].trace_id == TRACE
 
 
 @pytest.mark.parametrize("header", [None, "", "garbage", f"ff-{TRACE}-{SPAN}-01"])
@@ -329,3 +341,284 @@ def test_scopes_and_traces_print_themselves(emitter):
         assert repr(current_scope()) == f"Scope({HEADER}, bound={{'a': 1}})"
         assert repr(ec.current_trace()) == f"Trace({HEADER})"
     assert repr(ec.current_trace()) == "Trace(none)"
+
+
+# -- headers in --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [str.lower, str.upper, str.title])
+def test_a_trace_is_continued_from_http_headers(emitter, handler, case):
+    """``continue_trace`` takes the headers of a request, in any case, with tracestate and baggage."""
+    headers = {"Host": "x", case("traceparent"): HEADER, case("tracestate"): "vendor=1"}
+    headers[case("baggage")] = "tenant=a%20b, user = caf%C3%A9 ;property=1"
+    with ec.continue_trace(headers), emitter.operation(Work):
+        pass
+    envelope = handler.got[0]
+    assert (envelope.trace_id, envelope.span.parent_span_id) == (TRACE, int(SPAN, 16))
+    assert envelope.scope.tracestate == "vendor=1"
+    assert envelope.scope.baggage == {"tenant": "a b", "user": "café"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"traceparent": "garbage", "tracestate": "vendor=1"},
+        {"tracestate": "vendor=1"},
+        {"traceparent": HEADER, "Traceparent": HEADER},
+    ],
+)
+def test_headers_without_one_valid_traceparent_start_no_trace(headers):
+    """Without exactly one valid traceparent no trace is continued, and tracestate is ignored; baggage counts."""
+    with ec.continue_trace({**headers, "baggage": "a=1"}) as scope:
+        assert (scope.trace_id, scope.tracestate, scope.is_remote) == (0, None, False)
+        assert scope.baggage == {"a": "1"}
+
+
+@pytest.mark.parametrize(
+    ("header", "kept"),
+    [
+        ("a=1,b=2", "a=1,b=2"),
+        (" a=1 ,, \tb=2,", "a=1,b=2"),
+        ("tenant@vendor=x y!,0z/*-_=~", "tenant@vendor=x y!,0z/*-_=~"),
+        ("", None),
+        ("a", None),
+        ("a=", None),
+        ("A=1", None),
+        ("a=1,a=2", None),
+        ("a=1,b==2", None),
+        ("a=1;2,b=é", None),
+        (f"{'k' * 257}=1", None),
+        (f"a={'v' * 257}", None),
+        (",".join(f"k{i}=v" for i in range(33)), None),
+        (",".join(f"k{i}=v" for i in range(32)), ",".join(f"k{i}=v" for i in range(32))),
+        (f"first=1,large={'v' * 200},second={'v' * 240},third={'v' * 100}", f"first=1,third={'v' * 100}"),
+    ],
+)
+def test_a_tracestate_is_kept_if_it_is_valid(header, kept):
+    """An invalid tracestate is left out whole; a valid one beyond 512 characters loses its large members first."""
+    with ec.continue_trace({"traceparent": HEADER, "tracestate": header}) as scope:
+        assert scope.traceparent == HEADER
+        assert scope.tracestate == kept
+
+
+def test_a_long_tracestate_loses_its_end():
+    """Where no member is large, those at the end go, for the newest stand first."""
+    header = ",".join(f"k{i:02}={'v' * 30}" for i in range(20))
+    assert len(parse_tracestate(header)) <= 512
+    assert header.startswith(parse_tracestate(header))
+
+
+@pytest.mark.parametrize(
+    ("header", "kept"),
+    [
+        ("", {}),
+        ("garbage", {}),
+        ("a=1,garbage,b=2", {"a": "1", "b": "2"}),
+        ("a=", {"a": ""}),
+        ('=1,two words=1,a=x y,b=",c=\\,d=1', {"d": "1"}),
+        ("a=1,a=2", {"a": "2"}),
+        ("a=%ff", {"a": "�"}),
+        ("a=b=c", {"a": "b=c"}),
+        ("é=1,b=é", {}),
+    ],
+)
+def test_malformed_baggage_is_left_out(header, kept):
+    """Entries that are malformed are left out, and do not take the others with them."""
+    with ec.continue_trace({"baggage": header}) as scope:
+        assert scope.baggage == kept
+
+
+def test_baggage_is_bounded_on_its_way_in():
+    """At most 64 entries and 8,192 bytes are taken, whole entries only."""
+    with ec.continue_trace({"baggage": ",".join(f"k{i}=v" for i in range(100))}) as scope:
+        assert list(scope.baggage) == [f"k{i}" for i in range(64)]
+    with ec.continue_trace({"baggage": f"a=1,b={'v' * 8000},c={'v' * 8000},d=1"}) as scope:
+        assert scope.baggage == {"a": "1", "b": "v" * 8000}
+    with ec.continue_trace({"baggage": f"a={'v' * 9000}"}) as scope:
+        assert scope.baggage == {}
+
+
+# -- headers out -------------------------------------------------------------------------------------------------------
+
+
+def test_headers_are_written_for_outgoing_calls(emitter):
+    """``inject`` writes the three headers of the current span; what comes in goes out."""
+    with ec.continue_trace(HEADER, tracestate="vendor=1"), ec.baggage(tenant="a b"), emitter.operation(Work) as op:
+        headers = ec.inject()
+    assert headers == {
+        "traceparent": f"00-{TRACE}-{op.span_id:016x}-01",
+        "tracestate": "vendor=1",
+        "baggage": "tenant=a%20b",
+    }
+
+
+def test_inject_replaces_what_is_there(emitter):
+    """``inject`` writes into the headers it is given, and leaves one of each, whatever case it had."""
+    headers = {"Accept": "*/*", "TraceParent": HEADER, "Baggage": "old=1", "TRACESTATE": "old=1"}
+    with emitter.operation(Work) as op:
+        assert ec.inject(headers) is headers
+    assert headers == {"Accept": "*/*", "traceparent": op.traceparent}
+
+
+def test_inject_outside_a_trace_writes_nothing():
+    """Without trace and baggage there is nothing to write."""
+    assert ec.inject() == {}
+
+
+def test_baggage_survives_the_way_through_headers():
+    """What ``baggage`` binds, ``continue_trace`` finds on the other side, whatever characters it has."""
+    entries = {"plain": "x", "odd": '%, ;="\\é\n☃', "empty": "", "e-mail": "a@b?c"}
+    with ec.baggage(**entries):
+        headers = ec.inject()
+    assert headers["baggage"].isascii()
+    assert headers["baggage"].isprintable()
+    with ec.continue_trace(headers) as scope:
+        assert scope.baggage == entries
+
+
+def test_baggage_is_bounded_on_its_way_out():
+    """At most 64 entries and 8,192 bytes leave; an entry that does not fit does not take the later ones with it."""
+    with ec.baggage(**{f"k{i}": "v" for i in range(100)}):
+        assert ec.inject()["baggage"].count(",") == 63
+    with ec.baggage(large="v" * 8190, small="1"):
+        assert ec.inject()["baggage"] == "small=1"
+
+
+def test_baggage_nests_and_ends_with_its_block():
+    """Inner baggage adds to outer baggage; after the block it is gone."""
+    with ec.baggage(a="1", b="1"):
+        with ec.baggage(b="2"):
+            assert current_scope().baggage == {"a": "1", "b": "2"}
+        assert current_scope().baggage == {"a": "1", "b": "1"}
+    assert current_scope() is ROOT
+
+
+def test_a_baggage_name_must_fit_a_header():
+    """A name that no header can carry is an error where it is given; one from elsewhere is left out."""
+    with pytest.raises(ValueError, match="'two words' cannot name baggage"), ec.baggage(**{"two words": "1"}):
+        pass
+    with ec.continue_trace(None, baggage={"two words": "1", "a": "1"}):
+        assert ec.inject() == {"baggage": "a=1"}
+
+
+# -- bound until unbound -----------------------------------------------------------------------------------------------
+
+
+def test_fields_are_bound_until_unbound(emitter, handler):
+    """``bind_context`` holds for everything emitted in the context until ``unbind_context`` names it."""
+    ec.bind_context(request_id="req-123", user_id="user-456", correlation_id="c1")
+    emitter.emit(Noted())
+    ec.bind_context(user_id="user-789")
+    with emitter.operation(Work):
+        emitter.emit(Noted())
+    ec.unbind_context("user_id", "correlation_id", "never_bound")
+    emitter.emit(Noted())
+    ec.unbind_context("request_id")
+    emitter.emit(Noted())
+    seen = [(dict(e.scope.bound), e.scope.correlation_id) for e in handler.got if e.name == "noted"]
+    assert seen == [
+        ({"request_id": "req-123", "user_id": "user-456"}, "c1"),
+        ({"request_id": "req-123", "user_id": "user-789"}, "c1"),
+        ({"request_id": "req-123"}, None),
+        ({}, None),
+    ]
+
+
+def test_what_is_bound_in_a_block_ends_with_it(emitter):
+    """A binding made inside an operation stays inside it, and the operation remains the current one."""
+    with emitter.operation(Work) as op:
+        ec.bind_context(a=1)
+        assert ec.current_operation() is op
+        assert current_scope().bound == {"a": 1}
+    assert current_scope() is ROOT
+
+
+def test_tasks_bind_for_themselves():
+    """A binding made in a task is not seen by its siblings or by whoever started it."""
+
+    async def task(name):
+        ec.bind_context(name=name)
+        await asyncio.sleep(0)
+        return current_scope().bound
+
+    async def main():
+        return await asyncio.gather(task("a"), task("b"))
+
+    assert asyncio.run(main()) == [{"name": "a"}, {"name": "b"}]
+    assert current_scope() is ROOT
+
+
+# -- thread pools ------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_runs_in_the_context_of_its_caller(emitter, handler):
+    """``in_context`` takes the context into an executor, for many calls at once, and nothing comes back."""
+    barrier = threading.Barrier(4)
+
+    def work(n):
+        barrier.wait(10)
+        ec.bind_context(n=n)
+        with emitter.operation(Work, n=n):
+            barrier.wait(10)
+        return current_scope().bound
+
+    with ThreadPoolExecutor(4) as pool:
+        with emitter.operation(Work) as outer, ec.bound(request="r"):
+            results = pool.map(ec.in_context(work), range(4))
+        assert list(results) == [{"request": "r", "n": n} for n in range(4)]
+        assert list(pool.map(lambda _: current_scope(), range(4))) == [ROOT] * 4
+    inner = [e for e in handler.got if e.span is not outer]
+    assert {e.span.parent_span_id for e in inner} == {outer.span_id}
+    assert current_scope() is ROOT
+
+
+def test_in_context_keeps_name_arguments_and_exceptions():
+    """The wrapped function is called as it is, and raises what it raises."""
+
+    def work(a, *, b):
+        """Work."""
+        if b is None:
+            raise LookupError(a)
+        return a, b
+
+    wrapped = ec.in_context(work)
+    assert (wrapped.__name__, wrapped.__doc__, wrapped(1, b=2)) == ("work", "Work.", (1, 2))
+    with pytest.raises(LookupError, match="1"):
+        wrapped(1, b=None)
+
+
+def test_in_context_refuses_what_others_drive():
+    """Coroutine functions and generators run in their driver's context, so wrapping them is an error."""
+
+    async def coroutine():
+        pass
+
+    def generator():
+        yield
+
+    async def async_generator():
+        yield
+
+    for function in (coroutine, generator, async_generator):
+        with pytest.raises(TypeError, match="in_context takes a plain function"):
+            ec.in_context(function)
+
+
+def test_a_block_in_an_async_generator_may_be_left_in_another_task(emitter, caplog):
+    """``bound``, ``baggage`` and ``continue_trace`` in an async generator closed elsewhere harm neither context."""
+
+    async def generator():
+        with ec.continue_trace(HEADER), ec.bound(a=1), ec.baggage(b="2"):
+            yield
+
+    async def main():
+        running = generator()
+        await asyncio.create_task(running.__anext__())
+        with ec.bound(mine=1):
+            await running.aclose()
+            assert current_scope().bound == {"mine": 1}
+        assert current_scope() is ROOT
+
+    asyncio.run(main())
+    assert not caplog.records

@@ -193,6 +193,36 @@ def test_redacting_an_operation_hides_its_fields(emitter, handler):
     assert "hunter2" not in repr(envelope.span.fields)
 
 
+class Noted(ec.Event, name="noted", category="data"):
+    text: str = ""
+    data: dict = {}  # noqa: RUF012 - pydantic copies it
+    kind: Literal["a", "b"] = "a"
+
+
+def test_the_pattern_net_is_the_workers_first_step(emitter):
+    """The pattern net is applied as the worker's first step: secrets in free text, lists and mappings do not pass."""
+    handler = emitter.add_handler(Collect(linger_s=0))
+    emitter.emit(Noted(text="Bearer abcdef123456", data={"password": "hunter2", "n": [1, "api_key=hunter2"]}))
+    emitter.emit(Noted(text="nothing", data={"author": "Ada"}))
+    assert emitter.flush()
+    first, second = handler.got
+    assert "abcdef123456" not in repr(first)
+    assert "hunter2" not in repr(first)
+    assert sorted(first.redacted) == ["data", "text"]
+    assert first.payload["kind"] == "a"
+    assert second.payload == {"text": "nothing", "data": {"author": "Ada"}, "kind": "a"}
+
+
+def test_redacting_forgets_what_was_computed_before(emitter, handler):
+    """Values computed before an envelope is redacted are computed anew."""
+    emitter.emit(Noted(text="password=hunter2"))
+    envelope = handler.got[0]
+    assert "hunter2" in envelope.payload["text"], "inline handlers see free text: they run in the caller"
+    envelope.redact()
+    assert "hunter2" not in repr((envelope.payload, envelope.event, envelope.message))
+    assert envelope.redact() is envelope
+
+
 def test_an_event_of_the_caller_is_not_redacted(emitter, handler):
     """Redaction changes what handlers see, not the caller's own event."""
     event = Paid(card="4111 1111 1111 1111")

@@ -1,7 +1,8 @@
 import asyncio
+import contextvars
 import gc
-import inspect
 import threading
+import weakref
 from typing import Annotated, Literal
 
 import numpy as np
@@ -212,9 +213,12 @@ def test_operations_open_at_shutdown_end_as_abandoned(emitter, handler):
 
 def test_leaving_a_block_after_shutdown_harms_nobody(emitter, handler):
     """A block that is still running when the emitter shuts down is left without an error from the bus."""
-    with emitter.operation(Charge):
+    emitter.strict = True
+    with emitter.operation(Charge) as op:
         emitter.shutdown()
-    assert [e.outcome for e in handler.got] == ["abandoned"]
+        op.set(attempts=1)
+    assert [e.outcome for e in handler.got if e.name == "shop.charge"] == ["abandoned"]
+    assert current_scope() is ROOT
 
 
 def test_an_exception_is_kept_without_locals_or_the_object(emitter, handler):
@@ -275,6 +279,18 @@ def test_fail_marks_failure_without_an_exception(emitter, handler):
     assert "Boom: returned, not raised" in "".join(handler.got[0].span.error.format())
 
 
+def test_the_exception_of_fail_is_not_kept(emitter, handler):
+    """What ``fail`` was given is kept as ``TracebackException`` only: the object may go."""
+    error = Boom("gone")
+    gone = weakref.ref(error)
+    with emitter.operation(Charge) as op:
+        op.fail(error)
+    del error
+    gc.collect()
+    assert gone() is None
+    assert "Boom: gone" in "".join(op.error.format())
+
+
 def test_an_exception_that_leaves_wins_over_fail(emitter, handler):
     """The exception that leaves the block is the error, whatever ``fail`` said before."""
 
@@ -327,6 +343,26 @@ def test_an_invalid_result_does_not_lose_the_operation(emitter, handler):
     assert charge.event.attempts is ec.unset
 
 
+def test_defaults_are_valid_fields(emitter, handler):
+    """Fields that were left to their defaults are valid: an invalid result does not take them along."""
+    with emitter.operation(Charge) as op:
+        op.set(attempts="many")
+    assert charges(handler) == [("success", {"provider": "stripe"})]
+
+
+def test_valid_fields_are_validated_beside_invalid_ones(emitter, handler):
+    """Beside an invalid result the valid ones are what they always are: converted, and arrays copied."""
+    scores = [0.5]
+    with emitter.operation(Batch) as op:
+        op.set(scores=scores, labels=3)
+    scores.append(9)
+    with emitter.operation(Charge) as op:
+        op.set(attempts="many", fee="0.5")
+    batch, charge = (e for e in handler.got if e.span is not None)
+    assert batch.payload == {"scores": (0.5,)}
+    assert charge.payload == {"provider": "stripe", "fee": 0.5}
+
+
 def test_an_invalid_result_is_reported(emitter):
     """Invalid results are dropped, counted and reported as an event that names operation, field and reason."""
     handler = emitter.add_handler(Collect(act=lambda envelope: envelope.payload, delivery="inline"))
@@ -372,6 +408,17 @@ def test_strict_mode_raises(clock):
             op.set(attempts="many")
 
 
+def test_strict_mode_does_not_replace_an_exception(clock):
+    """In strict mode, too, an exception goes on untouched, whatever else does not validate."""
+    with ec.Emitter(clock=clock, strict=True) as emitter:
+        handler = emitter.add_handler(Collect(delivery="inline"))
+        error = Boom()
+        with pytest.raises(Boom) as caught, emitter.operation(Charge, attempts="many"):
+            raise error
+    assert caught.value is error
+    assert charges(handler) == [("failure", {"provider": "stripe"})]
+
+
 def test_a_validator_that_breaks_harms_neither_caller_nor_worker(emitter):
     """A validator that raises no ValueError neither replaces the caller's exception nor stops a worker."""
 
@@ -398,6 +445,10 @@ def test_a_validator_that_breaks_harms_neither_caller_nor_worker(emitter):
     assert handler.names.count("not_plain") == 1
     assert handler.names.count("noted") == 1
     assert emitter.ledger().is_settled
+    for envelope in handler.got:
+        if envelope.span is not None:
+            assert "n" not in envelope.payload, "what could not be checked is not handed on"
+            assert envelope.span.invalid == ("n",)
 
 
 def test_arrays_are_those_of_the_end(emitter):
@@ -454,16 +505,132 @@ def test_an_operation_is_entered_once(emitter):
         op.__enter__()
 
 
+def misuses(handler):
+    """Return the misuses that a handler was told of, as (operation, what)."""
+    return [(e.payload["operation"], e.payload["what"]) for e in handler.got if e.name == "eventcore.misuse"]
+
+
 def test_an_operation_is_ended_once(emitter, handler):
-    """Ending an operation twice, or before it started, is misuse, and emits nothing more."""
+    """Ending an operation twice, or before it started, is misuse: reported once, counted, and nothing more emitted."""
+    for _ in range(3):
+        op = emitter.operation(Charge)
+        op.end()
+        op.__enter__()
+        op.end()
+        op.end()
+    assert misuses(handler) == [("shop.charge", "ended_before_start"), ("shop.charge", "ended_twice")]
+    assert emitter.misuses.counts == {("shop.charge", "ended_before_start"): 3, ("shop.charge", "ended_twice"): 3}
+    assert len(charges(handler)) == 3
+
+
+def test_misuse_raises_in_strict_mode(emitter, handler):
+    """In strict mode misuse raises, and says which operation and what to do."""
+    emitter.strict = True
     op = emitter.operation(Charge)
-    with pytest.raises(ec.OperationMisuse, match="ended before it started"):
+    with pytest.raises(ec.OperationMisuse, match="Charge ended before start; enter it"):
         op.end()
     op.__enter__()
     op.end()
-    with pytest.raises(ec.OperationMisuse, match="ended twice"):
+    with pytest.raises(ec.OperationMisuse, match="Charge ended twice"):
         op.end()
-    assert len(handler.got) == 1
+    with pytest.raises(ec.OperationMisuse, match=r"Charge used after end; set\(\) it before"):
+        op.set(attempts=1)
+    assert len(charges(handler)) == 1
+
+
+def test_an_operation_that_ends_in_another_context_is_misuse(emitter, handler):
+    """Ending an operation in another context than it was entered in is reported; neither scope is harmed."""
+    op = emitter.operation(Charge).__enter__()
+    seen = []
+
+    def elsewhere():
+        with emitter.operation(Batch) as inner:
+            op.end()
+            seen.append(ec.current_operation() is inner)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [True]
+    assert misuses(handler) == [("shop.charge", "ended_elsewhere")]
+    assert charges(handler) == [("success", {"provider": "stripe"})]
+    op.suspend()
+    assert current_scope() is ROOT
+
+
+def test_an_exception_wins_over_misuse(emitter, handler):
+    """An exception that leaves a block in another context goes on untouched, in strict mode too."""
+    emitter.strict = True
+    op = emitter.operation(Charge).__enter__()
+    contextvars.copy_context().run(op.__exit__, Boom, Boom(), None)
+    assert misuses(handler) == [("shop.charge", "ended_elsewhere")]
+    assert charges(handler) == [("failure", {"provider": "stripe"})]
+
+
+def test_an_operation_that_nothing_refers_to_is_abandoned(emitter, handler):
+    """An operation that was dropped without an end is abandoned by the next flush, and reported."""
+    kept = emitter.operation(Charge, provider="adyen").__enter__()
+    kept.suspend()
+
+    def drops():
+        emitter.operation(Charge).__enter__()
+        emitter.flush()
+        assert charges(handler) == []  # it is still the current scope of this context
+
+    contextvars.copy_context().run(drops)
+    emitter.flush()
+    assert charges(handler) == [("abandoned", {"provider": "stripe"})]
+    assert misuses(handler) == [("shop.charge", "never_ended")]
+    assert emitter.open_operations() == (kept,)
+
+
+def test_many_dropped_operations_are_found_without_a_flush(emitter, handler):
+    """Dropped operations do not pile up: beyond a few dozen open ones the dropped among them are abandoned."""
+    held = []
+    for n in range(1000):
+        op = emitter.operation(Charge).__enter__()
+        op.suspend()
+        if n % 10 == 0:
+            held.append(op)
+    assert 100 <= len(emitter.open_operations()) < 300
+    assert all(op.is_open for op in held)
+
+
+def test_an_operation_that_runs_is_not_taken_for_a_dropped_one(emitter, handler):
+    """Operations that run are not taken for dropped ones, whoever holds them: a block, a generator, a task."""
+
+    @emitter.operation(Charge)
+    def generator():
+        yield 1
+
+    @emitter.operation(Charge)
+    async def coroutine():
+        await asyncio.sleep(0)
+        emitter.flush()
+        await asyncio.sleep(0)
+
+    async def main():
+        await asyncio.gather(coroutine(), coroutine())
+
+    running = generator()
+    next(running)
+    with emitter.operation(Charge), emitter.operation(Charge):
+        emitter.flush()
+        asyncio.run(main())
+    emitter.flush()
+    list(running)
+    assert [outcome for outcome, _ in charges(handler)] == ["success"] * 5
+    assert misuses(handler) == []
+
+
+def test_operations_open_at_shutdown_are_reported(emitter, handler):
+    """An operation that is open at shutdown is reported as never ended, once per type."""
+    emitter.strict = True
+    held = [emitter.operation(Charge).__enter__() for _ in range(3)]
+    emitter.shutdown()
+    assert [op.outcome for op in held] == ["abandoned"] * 3
+    assert misuses(handler) == [("shop.charge", "never_ended")]
+    assert emitter.misuses.counts["shop.charge", "never_ended"] == 3
 
 
 @pytest.mark.parametrize(
@@ -478,9 +645,13 @@ def test_an_operation_does_not_change_after_its_end(emitter, handler, change):
     """Changing an operation after its end is misuse: it has been emitted."""
     with emitter.operation(Charge) as op:
         pass
-    with pytest.raises(ec.OperationMisuse, match="has ended"):
+    change(op)
+    assert misuses(handler) == [("shop.charge", "used_after_end")]
+    assert charges(handler) == [("success", {"provider": "stripe"})]
+    assert not op.links
+    emitter.strict = True
+    with pytest.raises(ec.OperationMisuse, match="used after end"):
         change(op)
-    assert handler.got[0].outcome == "success"
 
 
 def test_an_operation_prints_itself(emitter):
@@ -522,251 +693,6 @@ def test_a_wrong_start_field_does_not_depend_on_who_listens(emitter, handler):
     assert charges(handler) == [("success", {})]
 
 
-# -- decorators --------------------------------------------------------------------------------------------------------
-
-
-def test_a_function_is_decorated(emitter, handler):
-    """As a decorator, each call of a function is an operation of its own."""
-
-    @emitter.operation(Charge, provider="adyen")
-    def charge(amount, *, fail=False):
-        """Charge."""
-        ec.current_operation().set(attempts=amount)
-        if fail:
-            raise Boom
-        return amount * 2
-
-    assert charge(1) == 2
-    assert charge(2) == 4
-    with pytest.raises(Boom):
-        charge(3, fail=True)
-    outcomes = [("success", 1), ("success", 2), ("failure", 3)]
-    assert [(e.outcome, e.event.attempts) for e in handler.got] == outcomes
-    assert len({e.span_id for e in handler.got}) == 3
-    assert (charge.__name__, charge.__doc__) == ("charge", "Charge.")
-
-
-def test_a_recursive_function_nests(emitter, handler):
-    """Calls of a decorated function inside itself are children."""
-
-    @emitter.operation(Charge)
-    def recurse(n):
-        if n:
-            recurse(n - 1)
-
-    recurse(2)
-    spans = [e.span for e in handler.got]
-    assert [s.parent_span_id for s in spans] == [spans[1].span_id, spans[2].span_id, 0]
-
-
-def test_a_coroutine_function_is_decorated(emitter, handler):
-    """As a decorator on a coroutine function, the operation lasts until the coroutine has returned."""
-
-    @emitter.operation(Charge)
-    async def charge(n):
-        await asyncio.sleep(0)
-        ec.current_operation().set(attempts=n)
-        return n
-
-    async def main():
-        return await asyncio.gather(*(charge(n) for n in range(5)))
-
-    assert inspect.iscoroutinefunction(charge)
-    assert asyncio.run(main()) == list(range(5))
-    assert sorted(e.event.attempts for e in handler.got) == list(range(5))
-
-
-def test_a_generator_function_is_decorated(emitter, handler):
-    """As a decorator on a generator, the operation lasts from its first item to its last; its result is handed on."""
-
-    @emitter.operation(Charge)
-    def items(n):
-        for number in range(n):
-            ec.current_operation().set(attempts=number)
-            yield number
-        return "done"
-
-    def consume():
-        result = yield from items(3)
-        assert result == "done"
-
-    assert list(consume()) == [0, 1, 2]
-    assert charges(handler) == [("success", {"provider": "stripe", "attempts": 2})]
-
-
-def test_a_generator_does_not_leak_its_scope(emitter, handler):
-    """Between the items of a generator its consumer is not inside the operation, and inside the body it is."""
-
-    @emitter.operation(Charge)
-    def items():
-        for _ in range(2):
-            inside.append(ec.current_operation())
-            yield
-            inside.append(ec.current_operation())
-
-    inside, outside = [], []
-    for _ in items():
-        outside.append(ec.current_operation())
-        with emitter.operation(Charge) as mine:
-            assert mine.parent_span_id == 0
-    assert outside == [None, None]
-    assert len(set(map(id, inside))) == 1
-    assert inside[0] is not None
-
-
-def test_interleaved_generators_keep_their_operations(emitter, handler):
-    """Two generators that take turns each stay in their own operation."""
-
-    @emitter.operation(Charge)
-    def items(n):
-        for _ in range(3):
-            yield ec.current_operation(), n
-            ec.current_operation().set(attempts=n)
-
-    for (one, _), (two, _) in zip(items(1), items(2), strict=True):
-        assert one is not two
-    assert sorted(e.event.attempts for e in handler.got) == [1, 2]
-    assert current_scope() is ROOT
-
-
-def test_a_generator_takes_what_is_sent_and_thrown(emitter, handler):
-    """What the consumer sends or throws into a decorated generator reaches its body."""
-
-    @emitter.operation(Charge)
-    def echo():
-        sent = yield "first"
-        try:
-            yield sent
-        except Boom:
-            yield "caught"
-
-    generator = echo()
-    assert next(generator) == "first"
-    assert generator.send("hello") == "hello"
-    assert generator.throw(Boom()) == "caught"
-    assert list(generator) == []
-    assert [e.outcome for e in handler.got] == ["success"]
-
-
-def test_a_generator_that_is_closed_early_is_cancelled(emitter, handler):
-    """A generator that its consumer leaves early ends as ``cancelled``, after its own clean-up ran inside."""
-
-    @emitter.operation(Charge)
-    def items():
-        try:
-            yield 1
-            yield 2
-        finally:
-            ec.current_operation().set(attempts=9)
-
-    generator = items()
-    next(generator)
-    generator.close()
-    assert charges(handler) == [("cancelled", {"provider": "stripe", "attempts": 9})]
-
-
-def test_a_generator_that_raises_fails(emitter, handler):
-    """An exception in a generator's body marks failure and reaches the consumer."""
-
-    @emitter.operation(Charge)
-    def items():
-        yield 1
-        raise Boom
-
-    with pytest.raises(Boom):
-        list(items())
-    assert [e.outcome for e in handler.got] == ["failure"]
-
-
-def test_an_async_generator_is_decorated(emitter, handler):
-    """As a decorator on an async generator, the operation lasts over all items and does not leak to the consumer."""
-
-    @emitter.operation(Charge)
-    async def items(n):
-        for number in range(n):
-            await asyncio.sleep(0)
-            ec.current_operation().set(attempts=number)
-            yield number
-
-    async def main():
-        got = []
-        async for item in items(3):
-            assert ec.current_operation() is None
-            got.append(item)
-        return got
-
-    assert asyncio.run(main()) == [0, 1, 2]
-    assert charges(handler) == [("success", {"provider": "stripe", "attempts": 2})]
-
-
-def test_an_async_generator_may_be_closed_by_another_task(emitter, handler):
-    """An async generator that another task closes ends as ``cancelled`` and disturbs neither task's scope."""
-
-    @emitter.operation(Charge)
-    async def items():
-        try:
-            while True:
-                yield 1
-        finally:
-            ec.current_operation().set(attempts=5)
-
-    async def main():
-        generator = items()
-        await anext(generator)
-
-        async def close():
-            with ec.bound(task="other"):
-                await generator.aclose()
-                assert current_scope().bound == {"task": "other"}
-
-        await asyncio.create_task(close())
-        assert current_scope() is ROOT
-
-    asyncio.run(main())
-    assert charges(handler) == [("cancelled", {"provider": "stripe", "attempts": 5})]
-
-
-def test_an_async_generator_takes_what_is_sent_and_thrown(emitter, handler):
-    """What the consumer sends or throws into a decorated async generator reaches its body."""
-
-    @emitter.operation(Charge)
-    async def echo():
-        sent = yield "first"
-        try:
-            yield sent
-        except Boom:
-            yield "caught"
-
-    async def main():
-        generator = echo()
-        assert await anext(generator) == "first"
-        assert await generator.asend("hello") == "hello"
-        assert await generator.athrow(Boom()) == "caught"
-        assert [item async for item in generator] == []
-
-    asyncio.run(main())
-    assert [e.outcome for e in handler.got] == ["success"]
-
-
-def test_a_decorated_function_stays_what_it_is(emitter, handler):
-    """A decorated generator is still a generator function, so that a second decorator, or a framework, treats it so."""
-
-    @emitter.operation(Charge, provider="adyen")
-    @emitter.operation(Charge, provider="stripe")
-    def items():
-        yield from range(2)
-
-    @emitter.operation(Charge)
-    async def async_items():
-        yield 1
-
-    assert inspect.isgeneratorfunction(items)
-    assert inspect.isasyncgenfunction(async_items)
-    assert list(items()) == [0, 1]
-    inner, outer = handler.got
-    assert inner.span.parent_span_id == outer.span.span_id
-
-
 # -- the account -------------------------------------------------------------------------------------------------------
 
 
@@ -797,6 +723,7 @@ def test_operations_cost_nothing_to_whom_nobody_listens(emitter):
 def test_open_operations_are_bounded(emitter, handler, monkeypatch):
     """Open operations have a limit: beyond it the oldest end as abandoned, and are counted."""
     monkeypatch.setattr("eventcore.emitter.MAX_OPEN_OPERATIONS", 3)
+    emitter.misuses.watermark = 3
     operations = [emitter.operation(Charge, provider="stripe").__enter__() for _ in range(5)]
     assert [op.outcome for op in operations] == ["abandoned", "abandoned", None, None, None]
     assert len(emitter.open_operations()) == 3

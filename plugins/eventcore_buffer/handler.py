@@ -116,7 +116,8 @@ class BufferHandler(Handler):
         return iter(tuple(self._envelopes))
 
     def __repr__(self) -> str:
-        return f"<BufferHandler {self.name or self.kind}: {len(self)} of {self._max_size}, {self.forgotten} forgotten>"
+        kept = f"{len(self)} of {self._max_size}, {self.forgotten} forgotten"
+        return f"<{type(self).__name__} {self.name or self.kind}: {kept}>"
 
 
 def _category(value: Category | str) -> Category:

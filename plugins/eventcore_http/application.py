@@ -11,8 +11,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 
 from eventcore.emitter import get_emitter
+from eventcore.explanation import explain
 from eventcore.health import HealthCheck, HealthStatus, bus_checks, run_checks
 from eventcore.http import HttpRequest, HttpResponse, HttpRoute
+from eventcore.inspection import UnknownEvent, catalog_of, head_of, inspect
 from eventcore.plugins import Plugins
 from eventcore_http.events import RouteFailed
 
@@ -37,6 +39,9 @@ class Application:
                 HttpRoute("/livez", self._livez, "200 while the process serves"),
                 HttpRoute("/readyz", self._readyz, "200 when every critical check passes, else 503"),
                 HttpRoute("/health", self._health, "every check as JSON; 503 when one is unhealthy"),
+                HttpRoute("/debug/eventcore", self._inspect, "handlers, queues, ledger, catalog as JSON"),
+                HttpRoute("/debug/eventcore/catalog", self._catalog, "event types and instruments as JSON"),
+                HttpRoute("/debug/eventcore/explain", self._explain, "?event=…&severity=…: who takes it, as JSON"),
             )
         }
 
@@ -94,6 +99,21 @@ class Application:
         report = run_checks(self._checks())
         return _json(report, status=503 if report["status"] == HealthStatus.UNHEALTHY.value else 200)
 
+    def _inspect(self, _request: HttpRequest) -> HttpResponse:
+        return _json(inspect(self.emitter), status=200)
+
+    def _catalog(self, _request: HttpRequest) -> HttpResponse:
+        return _json(catalog_of(self.emitter), status=200)
+
+    def _explain(self, request: HttpRequest) -> HttpResponse:
+        try:
+            answer = explain(self.emitter, request.query.get("event", ""), request.query.get("severity"))
+        except UnknownEvent as error:
+            return _json({**head_of(self.emitter), "error": str(error)}, status=404)
+        except ValueError as error:
+            return _json({**head_of(self.emitter), "error": str(error)}, status=400)
+        return _json(answer, status=200)
+
     def _checks(self) -> list[HealthCheck]:
         emitter = self.emitter
         return [*bus_checks(emitter), *self._plugins.health_checks(emitter)]
@@ -103,7 +123,7 @@ class Application:
 
 
 def _listing(routes: dict[str, HttpRoute]) -> str:
-    return "".join(f"{path:<20} {route.description}".rstrip() + "\n" for path, route in sorted(routes.items()))
+    return "".join(f"{path:<24} {route.description}".rstrip() + "\n" for path, route in sorted(routes.items()))
 
 
 def _json(report: dict[str, object], *, status: int) -> HttpResponse:

@@ -17,7 +17,7 @@ STOP_TIMEOUT_S = 2.0
 
 
 class HttpService(Service):
-    """Serves ``/metrics``, ``/livez``, ``/readyz``, ``/health`` and what else plugins contribute."""
+    """Serves ``/metrics``, ``/livez``, ``/readyz``, ``/health``, ``/debug/eventcore`` and what plugins contribute."""
 
     class Config(ServiceConfig):
         """Options of the table ``[http]``."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from eventcore.errors import PartialFailure
 from eventcore.events import Event, Severity
@@ -24,8 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["LogConfig", "LogHandler"]
 
 
+_ALIASES = {"sample_rate": "sampling", "hash_based": "sampling_by"}
+_BY = {"true": "trace", "1": "trace", "false": "random", "0": "random"}
+
+
 class LogConfig(HandlerConfig):
-    """Options of a log handler."""
+    """Options of a log handler.
+
+    Sampling has the names of the TinyLLM guide too: ``sample_rate`` is ``sampling``, ``hash_based = true`` is
+    ``sampling_by = "trace"``; ``max_per_second`` is the same in both.
+    """
 
     format: Literal["console", "json"] = Field(
         "console", description="Lines for people ('console'), or one JSON object per line ('json')."
@@ -36,6 +45,21 @@ class LogConfig(HandlerConfig):
         description="'stderr', 'stdout', or the path of a file to append to; missing folders are made.",
     )
     min_severity: Severity = Field(Severity.INFO, description="Nothing below this severity.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_the_guide(cls, options: Any) -> Any:
+        if not isinstance(options, Mapping):
+            return options
+        options = dict(options)
+        for alias, name in _ALIASES.items():
+            if alias in options:
+                if name in options:
+                    raise ValueError(f"{alias!r} and {name!r} are two names of one option; give one of them")
+                options[name] = options.pop(alias)
+                if alias == "hash_based":
+                    options[name] = _BY.get(str(options[name]).lower(), options[name])
+        return options
 
     @field_validator("output", mode="before")
     @classmethod
@@ -111,6 +135,15 @@ class LogHandler(Handler):
         """Return format and output (a path is absolute)."""
         output = self.config.output
         return {"format": self.config.format, "output": output if output in _STREAMS else str(_path(output))}
+
+    def inspect(self) -> dict[str, Any]:
+        """Return the same, and what an event passes on its way to a line."""
+        return {**self.describe(), "processors": ("redact", "fields", "scrub", self.config.format, "output")}
+
+    def preview(self, envelope: Envelope) -> str:
+        """Return the envelope's line or lines, without colours."""
+        render = json_format() if self.config.format == "json" else console_format(colors=False)
+        return "\n".join(render(line) for line in Lines(self.emitter.resource).of(envelope))
 
     def _text(self, envelope: Envelope) -> str:
         return "".join([f"{self._render(line)}\n" for line in self._lines.of(envelope)])

@@ -6,7 +6,9 @@ event's name), ``level``, ``timestamp``, ``logger``, ``trace_id``, ``span_id``, 
 ``name``, ``category``, ``tags``, ``id``, ``correlation_id`` and ``environment``, and for operations ``duration_ms``,
 ``outcome``, ``error_type`` and ``exception``. Payload fields stand flat beside them; one whose name is taken stands in
 the object ``fields``. Fields without a value (``ec.unset`` or None) are left out. Where a payload field and a bound
-field have one name, the payload's is shown.
+field have one name, the payload's is shown. ``redacted`` names the fields in which a secret was found and replaced.
+
+What queued handlers get was searched for secrets by the bus; it is not searched again.
 """
 
 from __future__ import annotations
@@ -35,11 +37,15 @@ __all__ = ["RESERVED", "RESERVED_BY_OPERATIONS", "Line", "Lines"]
 
 
 class Line(dict[str, Any]):
-    """What one line shows, by name and in order; ``said`` are the fields whose values its message shows already."""
+    """What one line shows, by name and in order.
 
-    __slots__ = ("said",)
+    ``said`` are the fields whose values its message shows already, ``redacted`` those that held secrets.
+    """
+
+    __slots__ = ("redacted", "said")
 
     said: frozenset[str]
+    redacted: tuple[str, ...]
 
 
 RESERVED = frozenset(
@@ -54,6 +60,7 @@ RESERVED = frozenset(
         "level",
         "logger",
         "name",
+        "redacted",
         "span_id",
         "tags",
         "timestamp",
@@ -70,7 +77,10 @@ RESERVED_BY_OPERATIONS = RESERVED | {"duration_ms", "error_type", "exception", "
 """The same, for the fields of operations."""
 
 _Texts = list[tuple[dict[str, Any], str]]
-"""Where the free texts of one line stand: in which dictionary, under which key."""
+"""Where the free texts of one line stand that must be searched: in which dictionary, under which key."""
+
+_Place = tuple[str, bool, bool, bool]
+"""Under which name a field stands, whether in ``fields``, whether it is a secret, whether its text is searched."""
 
 _NONE: frozenset[str] = frozenset()
 _LEVELS = {severity: severity.name.lower() for severity in Severity}
@@ -121,13 +131,15 @@ class Lines:
         if said is not None:
             texts.append((line, "event"))
         line.said = said or _NONE
-        shape.put_payload(line, texts, payload)
+        is_searched = envelope.is_redacted
+        line.redacted = envelope.redacted if is_searched else ()
+        shape.put_payload(line, texts, payload, is_searched=is_searched)
         for key, value in scope.bound.items():
-            shape.put(line, texts, key, value)
+            shape.put(line, texts, key, value, is_searched=is_searched)
         if envelope.tags:
-            line["tags"] = scrubbed("tags", plain(list(envelope.tags)))
+            _put(line, texts, list(envelope.tags), "tags")
         if scope.correlation_id:
-            _put(line, texts, scope.correlation_id, "correlation_id")
+            _put(line, texts, scope.correlation_id, "correlation_id", is_free=not is_searched)
         if span and not envelope.is_start:  # when a start is written, the end may be known already
             _put_end(line, texts, span)
         where = span or scope
@@ -137,7 +149,9 @@ class Lines:
             line["span_id"] = f"{where.span_id:016x}"
         line.update(self._who)
         line["id"] = envelope.id
-        _scrub(texts)
+        _scrub(line, texts)
+        if line.redacted:
+            line["redacted"] = list(dict.fromkeys(line.redacted))
         return line
 
     def _timestamp(self, time_ns: int) -> str:
@@ -157,7 +171,7 @@ class Shape:
         "_places",
         "_reserved",
         "_said",
-        "_skips_none",
+        "_searched_places",
         "_spec",
         "category",
         "each",
@@ -184,9 +198,14 @@ class Shape:
             shown = {"error_type": "error_type", "error_message": "error_message", "stack_trace": "exception"}
         elif issubclass(event_type, AdHocOperation):
             self._open, shown = "attributes", {}
-        self._places: Mapping[str, tuple[str, bool, bool] | None] = {
-            **dict.fromkeys(spec.fields),
-            **{key: (as_, as_ in self._reserved, is_secret(as_)) for key, as_ in shown.items()},
+        self._places = self._places_of(shown, frozenset(spec.texts))
+        self._searched_places = self._places_of(shown, frozenset(spec.each))
+
+    def _places_of(self, shown: Mapping[str, str], searched: frozenset[str]) -> Mapping[str, _Place | None]:
+        """Return where declared fields stand; in the text of those in ``searched`` secrets are looked for."""
+        return {
+            **dict.fromkeys(self._spec.fields),
+            **{k: (as_, as_ in self._reserved, is_secret(as_), k in searched) for k, as_ in shown.items()},
         }
 
     def message(self, envelope: Envelope, payload: Mapping[str, Any]) -> tuple[str, frozenset[str] | None]:
@@ -209,9 +228,13 @@ class Shape:
                 return template, None
         return (text, said) if text else (self.name, None)
 
-    def put_payload(self, line: Line, texts: _Texts, payload: Mapping[str, Any]) -> None:
-        """Put the payload's fields into the line."""
-        places = self._places
+    def put_payload(self, line: Line, texts: _Texts, payload: Mapping[str, Any], *, is_searched: bool) -> None:
+        """Put the payload's fields into the line; ``is_searched`` says that the bus has found the secrets in texts.
+
+        It sees text, and text in lists and mappings. Elements of arrays and what becomes text only here are searched
+        in any case.
+        """
+        places = self._searched_places if is_searched else self._places
         for key, value in payload.items():
             if key not in places:  # of a newer or older shape of the type
                 self.put(line, texts, key, value)
@@ -219,13 +242,13 @@ class Shape:
                 _put(line, texts, value, *place)
         if self._open:
             for key, value in payload.get(self._open, {}).items():
-                self.put(line, texts, key, value)
+                self.put(line, texts, key, value, is_searched=is_searched)
 
-    def put(self, line: Line, texts: _Texts, key: str, value: Any) -> None:
+    def put(self, line: Line, texts: _Texts, key: str, value: Any, *, is_searched: bool = False) -> None:
         """Put a field that the type does not declare into the line, where no more specific one is there."""
         is_reserved = key in self._reserved
         if key not in (line.get("fields", ()) if is_reserved else line):
-            _put(line, texts, value, key, is_reserved, is_secret(key))
+            _put(line, texts, value, key, is_reserved, is_secret(key), not is_searched)
 
 
 def _put(  # noqa: PLR0917 - called for every field
@@ -235,19 +258,23 @@ def _put(  # noqa: PLR0917 - called for every field
     key: str,
     is_reserved: bool = False,  # noqa: FBT001, FBT002 - as above
     holds_secret: bool = False,  # noqa: FBT001, FBT002 - as above
+    is_free: bool = True,  # noqa: FBT001, FBT002 - as above
 ) -> None:
     into = line.setdefault("fields", {}) if is_reserved else line
     kind = type(value)
     if kind is str and not holds_secret:
         into[key] = value
-        texts.append((into, key))
+        if is_free:
+            texts.append((into, key))
     elif kind in NUMBERS and not holds_secret:
         into[key] = value
     elif is_numeric_array(value) and not holds_secret:
         into[key] = value.tolist()
     else:
         shown = plain(value)
-        into[key] = REDACTED if holds_secret and shown else scrubbed(key, shown)
+        clean = into[key] = REDACTED if holds_secret and shown else scrubbed(key, shown)
+        if clean is not shown and clean != shown:
+            line.redacted += (key,)
 
 
 def _put_end(line: Line, texts: _Texts, span: LiveOperation[Any]) -> None:
@@ -260,7 +287,7 @@ def _put_end(line: Line, texts: _Texts, span: LiveOperation[Any]) -> None:
         texts.append((line, "exception"))
 
 
-def _scrub(texts: _Texts) -> None:
+def _scrub(line: Line, texts: _Texts) -> None:
     """Take secrets out of the free texts of a line; almost no line has any, so they are searched in one go.
 
     What the patterns leave unchanged in all texts, joined by newlines, they leave unchanged in each.
@@ -268,7 +295,10 @@ def _scrub(texts: _Texts) -> None:
     whole = "\n".join([into[key] for into, key in texts])
     if scrub_text(whole) != whole:
         for into, key in texts:
-            into[key] = scrub_text(into[key])
+            text = into[key]
+            into[key] = scrub_text(text)
+            if into[key] != text:
+                line.redacted += (key,)
 
 
 def _placeholders(template: str) -> list[str]:

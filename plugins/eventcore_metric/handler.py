@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from json import dumps as to_json
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import CollectorRegistry, DuplicateTimeseries
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from eventcore.errors import ConfigurationError, PartialFailure
 from eventcore.handler import Handler, HandlerConfig
 from eventcore.http import HttpResponse, HttpRoute
+from eventcore.timing import NOT_TIMED, TIMED_MASK
 from eventcore_metric.account import BusAccount, MetricAccount
 from eventcore_metric.events import SeriesOverflow
 from eventcore_metric.folding import folds_of
@@ -63,6 +65,16 @@ class MetricHandler(Handler):
         delivery: Literal["queued"] | None = Field(None, description="Always by a worker of its own.")
         queue_size: int = Field(100_000, ge=1, description="Envelopes that may wait in the queue.")
 
+        @field_validator("sampling", "max_per_second")
+        @classmethod
+        def _exact(cls, value: float | None, info: ValidationInfo) -> float | None:
+            if value is not None and not (info.field_name == "sampling" and value == 1):
+                raise ValueError(
+                    f"metrics are exact, so they take every event; remove {info.field_name!r}, or narrow the handler "
+                    "with 'events', 'exclude', 'categories' or 'min_severity'"
+                )
+            return value
+
     config: Config
 
     def __init__(self, config: HandlerConfig | None = None, **options: Any) -> None:
@@ -94,6 +106,7 @@ class MetricHandler(Handler):
         self._starts = {event_type: folds for event_type, folds in starts.items() if folds}
         self._ends = {event_type: folds for event_type, folds in ends.items() if folds}
         self._emitter = emitter
+        emitter.timed_mask = TIMED_MASK
 
     def _instruments(self, catalog: Catalog) -> tuple[Instrument, ...]:
         of_packs = _from_packs.setdefault(catalog, set())
@@ -145,7 +158,10 @@ class MetricHandler(Handler):
 
     def close(self) -> None:
         """Keep the series as they are; they can still be read."""
-        self._emitter = None
+        emitter, self._emitter = self._emitter, None
+        if emitter is None or any(isinstance(h, MetricHandler) and h is not self for h in emitter.handlers):
+            return
+        emitter.timed_mask = NOT_TIMED  # nobody else shows how long emits take
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -195,6 +211,28 @@ class MetricHandler(Handler):
             facts |= {"path": path} | ({"url": f"{url}{path}"} if url and path else {})
         return facts
 
+    def rehearsed(self, emitter: Emitter) -> None:
+        """Compile the instruments: that opens nothing."""
+        self.attached(emitter)
+
+    def preview(self, envelope: Envelope) -> str:
+        """Return the samples that one envelope makes; of histograms without their buckets."""
+        registry = CollectorRegistry()
+        for known in self._families:
+            if envelope.event_type in known.instrument.types:
+                family = type(known)(known.instrument, known.limit)  # type: ignore[arg-type]  # its own kind
+                folds = folds_of(known.instrument, envelope.event_type, family)
+                for fold in (folds.start, folds.end):
+                    if fold is not None:
+                        fold(envelope, envelope.event.__dict__)
+                registry.register(family)
+        samples = [sample for metric in registry.collect() for sample in metric.samples]
+        return "\n".join(
+            f"{sample.name}{_labels_text(sample.labels)} {sample.value}"
+            for sample in samples
+            if not sample.name.endswith("_bucket")
+        )
+
     def _respond(self, request: HttpRequest) -> HttpResponse:
         body, content_type = self.scrape(request.headers.get("accept", ""))
         return HttpResponse(body, content_type)
@@ -215,6 +253,10 @@ class MetricHandler(Handler):
                     self._emitter.emit(
                         SeriesOverflow(handler=self.name, metric=family.name, limit=family.limit),
                     )
+
+
+def _labels_text(labels: Mapping[str, str]) -> str:
+    return "{" + ",".join(f"{name}={to_json(value)}" for name, value in labels.items()) + "}" if labels else ""
 
 
 def routes(emitter: Emitter) -> list[HttpRoute]:

@@ -96,7 +96,8 @@ class Attributes(dict[str, "AttributeValue"]):
 
 @functools.lru_cache(maxsize=1024)
 def _is_secret(key: str) -> bool:
-    return scrub_mapping({key: True})[key] is not True
+    """Whether a key, or the last part of a dotted one (``http.request.header.authorization``), names a secret."""
+    return any(scrub_mapping({part: True})[part] is not True for part in {key, key.rpartition(".")[2]})
 
 
 def _plain(value: Any) -> AttributeValue:  # noqa: PLR0911 - a table of cases

@@ -86,16 +86,16 @@ class SpanBuilder:
                 attributes.flatten(value)
             else:
                 attributes.put(key, value, scrub=False)  # the bus has looked for secrets in the payload's text
-        if scope.bound:
-            attributes.flatten(scope.bound)
+        for further in (operation.span_attributes, scope.bound):
+            if further:
+                attributes.flatten(further)
         if scope.correlation_id:
             attributes.put("correlation_id", scope.correlation_id)
-        if envelope.tags:
-            attributes.put("tags", envelope.tags)
+        attributes.put("tags", envelope.tags or None)
         end_ns = operation.start_ns + operation.duration_ns
         is_remote = operation.parent_is_remote
         span = FinishedSpan(
-            plan.name,
+            plan.name if operation.span_name is None else text_of(operation.span_name),
             operation.trace_id,
             span_id,
             operation.parent_span_id,

@@ -87,9 +87,14 @@ class ConsoleExporter(Exporter):
 
     def export(self, spans: Sequence[FinishedSpan]) -> int:
         """Write and flush; control characters are escaped by JSON."""
-        sys.stdout.write("".join(f"{json.dumps(_for_people(span))}\n" for span in giving_way(spans)))
+        sys.stdout.write(self.text(giving_way(spans)))
         sys.stdout.flush()
         return 0
+
+    @staticmethod
+    def text(spans: Iterable[FinishedSpan]) -> str:
+        """Return a line per span."""
+        return "".join(f"{json.dumps(_for_people(span))}\n" for span in spans)
 
     def describe(self) -> dict[str, Any]:
         """Return the stream."""

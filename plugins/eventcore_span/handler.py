@@ -7,11 +7,12 @@ children and ``traceparent`` need the decision at once. Here unsampled operation
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 import eventcore as ec
 from eventcore_span.builder import SpanBuilder
@@ -20,6 +21,7 @@ from eventcore_span.exporters import ConsoleExporter, Exporter, FileExporter, Me
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from eventcore.context import ContextProvider
     from eventcore.handler import Sink
     from eventcore_span.span import FinishedSpan
 
@@ -44,7 +46,13 @@ class _Config(ec.HandlerConfig):
 
     delivery: Literal["queued"] | None = Field(None, description="Spans are always built and exported by a worker.")
     batch_size: int = Field(512, ge=1, description="Most operations exported at once.")
-    linger_s: float = Field(0.05, ge=0, le=1, description="How long the worker waits for more before it exports.")
+    linger_s: float = Field(
+        0.05,
+        ge=0,
+        le=10,
+        description="How long the worker waits for more before it exports, and what a crash loses at most; 0.5 for "
+        "exporter = 'otlp', where each request costs about a millisecond of CPU.",
+    )
     exporter: str = Field(
         "console",
         description="console, file, otlp, memory, the path 'package.module:Class' of any OpenTelemetry SDK "
@@ -69,6 +77,19 @@ class _Config(ec.HandlerConfig):
     sampling_ratio: float = Field(
         1.0, ge=0, le=1, description="Share of the traces that start here to record; continued ones keep their flag."
     )
+
+    interop: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Share parents with libraries instrumented for OpenTelemetry in this process; auto: if "
+        "OpenTelemetry's API is imported when the handler is added.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fewer_requests(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("exporter") == "otlp":
+            return {"linger_s": 0.5, **data}
+        return data
 
     @field_validator("path")
     @classmethod
@@ -139,6 +160,7 @@ class SpanHandler(ec.Handler):
         self._builder = SpanBuilder()
         self._exporter: Exporter | None = None
         self._pid = os.getpid()
+        self.context_provider: ContextProvider | None = None
 
     @property
     def exporter(self) -> Exporter:
@@ -150,7 +172,12 @@ class SpanHandler(ec.Handler):
     def attached(self, emitter: ec.Emitter) -> None:
         """Open the exporter; ConfigurationError says what is wrong with it."""
         super().attached(emitter)
+        # Before the exporter, which may import the API itself.
+        wanted = self.config.interop == "on" or (self.config.interop == "auto" and "opentelemetry.trace" in sys.modules)
         self._exporter = self._open()
+        if wanted:
+            self.context_provider = _opentelemetry()
+            emitter.context_provider = emitter.context_provider or self.context_provider
 
     def sink_for(self, event_type: type[ec.Event], severity: ec.Severity) -> Sink | None:  # noqa: ARG002 - as overridden
         """Take operations; other events are no spans."""
@@ -215,7 +242,11 @@ class SpanHandler(ec.Handler):
         self.exporter.flush()
 
     def close(self) -> None:
-        """Close the exporter."""
+        """Close the exporter; another span handler takes over what there is to share with OpenTelemetry."""
+        if self.context_provider is not None and self.emitter.context_provider is self.context_provider:
+            others = (handler for handler in self.emitter.handlers if isinstance(handler, SpanHandler))
+            providers = (handler.context_provider for handler in others if handler is not self)
+            self.emitter.context_provider = next((provider for provider in providers if provider is not None), None)
         if self._exporter is not None:
             self._exporter.close()
 
@@ -226,7 +257,12 @@ class SpanHandler(ec.Handler):
             **(self._exporter.describe() if self._exporter else {}),
             "sampling_ratio": self.sampling_ratio,
             "unsampled": self.unsampled,
+            "interop": self.context_provider is not None,
         }
+
+    def preview(self, envelope: ec.Envelope) -> str:
+        """Return the envelope's span or spans, as the console exporter writes them."""
+        return ConsoleExporter.text(SpanBuilder().build(envelope, envelope.span) if envelope.span else ())
 
     def closing(self) -> None:
         """Leave half of the time for shutdown to what still waits in the queue."""
@@ -260,6 +296,16 @@ class SpanHandler(ec.Handler):
                 f"exporter = {config.exporter!r} needs the package {error.name!r}, which is not installed; "
                 "pip install 'eventcore[span]'"
             ) from error
+
+
+def _opentelemetry() -> ContextProvider:
+    try:
+        from eventcore_span.interop import OpenTelemetryContext
+    except ModuleNotFoundError as error:
+        raise ec.PluginError(
+            f"interop = 'on' needs the package {error.name!r}, which is not installed; pip install 'eventcore[span]'"
+        ) from error
+    return OpenTelemetryContext()
 
 
 class ExportRejectedError(ec.EventCoreError):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from eventcore.vocabulary import AdHocEvent, AdHocOperation, LogRecord
 
@@ -41,6 +42,13 @@ def encode(envelope: Envelope, service: str) -> bytes:
         "timestamp": envelope.time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "data": data,
     }
+    try:
+        return _json(body)
+    except PydanticSerializationError:  # half of a surrogate pair, which UTF-8 has no form for
+        return _json(_encodable(body))
+
+
+def _json(body: dict[str, Any]) -> bytes:
     return to_json(body, inf_nan_mode="null", bytes_mode="base64", fallback=_plain)
 
 
@@ -58,4 +66,13 @@ def _payload(envelope: Envelope) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Turn what JSON does not know into something it does: arrays into lists, the rest into text."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    return value.tolist() if hasattr(value, "tolist") else _encodable(str(value))
+
+
+def _encodable(value: Any) -> Any:
+    """Return ``value`` with ``?`` for what UTF-8 has no form for, nested too."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list | tuple | set | frozenset) else value

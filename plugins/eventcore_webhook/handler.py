@@ -126,6 +126,10 @@ class WebhookHandler(Handler):
             "disabled": self._is_gone,
         }
 
+    def preview(self, envelope: Envelope) -> str:
+        """Return the body that would be posted."""
+        return encode(envelope, self.emitter.resource.service).decode()
+
     def _deliver(self, envelope: Envelope) -> None:
         if self._is_gone:
             raise EndpointGone(f"{self._endpoint.origin} has answered 410 Gone; {envelope.name} was not sent")

@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from eventcore.breaker import Breaker as Breaker
     from eventcore.breaker import BreakerState as BreakerState
     from eventcore.catalog import Catalog as Catalog
+    from eventcore.context import baggage as baggage
+    from eventcore.context import bind_context as bind_context
     from eventcore.context import bound as bound
     from eventcore.context import continue_trace as continue_trace
     from eventcore.context import current_operation as current_operation
     from eventcore.context import current_trace as current_trace
+    from eventcore.context import in_context as in_context
+    from eventcore.context import inject as inject
+    from eventcore.context import unbind_context as unbind_context
     from eventcore.emitter import Emitter as Emitter
     from eventcore.emitter import Resource as Resource
     from eventcore.emitter import get_emitter as get_emitter
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from eventcore.errors import DefinitionError as DefinitionError
     from eventcore.errors import EventCoreError as EventCoreError
     from eventcore.errors import InstrumentError as InstrumentError
+    from eventcore.errors import NotDurable as NotDurable
     from eventcore.errors import OperationMisuse as OperationMisuse
     from eventcore.errors import PartialFailure as PartialFailure
     from eventcore.errors import PluginError as PluginError
@@ -68,16 +74,18 @@ if TYPE_CHECKING:
     from eventcore.service import ServiceConfig as ServiceConfig
     from eventcore.setup import configure as configure
     from eventcore.setup import shutdown as shutdown
+    from eventcore.setup import shutdown_on_signals as shutdown_on_signals
 
 _MODULES = {
     "adhoc": "Logger emit_error_event emit_event get_logger log_request span traced",
     "breaker": "Breaker BreakerState",
     "catalog": "Catalog",
-    "context": "bound continue_trace current_operation current_trace",
+    "context": "baggage bind_context bound continue_trace current_operation current_trace in_context inject "
+    "unbind_context",
     "emitter": "Emitter Resource get_emitter set_emitter",
     "envelope": "Envelope",
-    "errors": "BreakerOpen ConfigurationError DefinitionError EventCoreError InstrumentError OperationMisuse "
-    "PartialFailure PluginError",
+    "errors": "BreakerOpen ConfigurationError DefinitionError EventCoreError InstrumentError NotDurable "
+    "OperationMisuse PartialFailure PluginError",
     "events": "Category Event Operation Severity",
     "fields": "Array Label Measure Sensitive unset",
     "handler": "Handler HandlerConfig",
@@ -88,7 +96,7 @@ _MODULES = {
     "operation": "LiveOperation",
     "plugins": "hookimpl",
     "service": "Service ServiceConfig",
-    "setup": "configure shutdown",
+    "setup": "configure shutdown shutdown_on_signals",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -21,7 +21,7 @@ from eventcore.operation import LiveOperation
 from eventcore.redaction import scrub_mapping, scrub_text
 from eventcore.vocabulary import AdHocEvent, AdHocOperation, LogRecord
 
-__all__ = ["Logger", "emit_error_event", "emit_event", "get_logger", "log_request", "span", "traced"]
+__all__ = ["Logger", "emit_error_event", "emit_event", "get_logger", "log_request", "passing_event", "span", "traced"]
 
 MAX_NAMES = 1000
 F = TypeVar("F", bound=Callable[..., Any])
@@ -87,16 +87,24 @@ def emit_error_event(  # noqa: PLR0917 - as emit_event
     event_class = _type_for(
         AdHocEvent, f"{Category(category)}.error", category, severity=Severity.ERROR, message="{text}"
     )
-    about = (
-        {}
-        if error is None
-        else {
-            "error_type": type(error).__qualname__,
-            "error_message": _text_of(error),
-            "stack_trace": "".join(traceback.format_exception(error)),
-        }
-    )
-    _emit_in(trace_id, event_class(text=message, data=dict(data or {}), **about), severity, tags)
+    _emit_in(trace_id, event_class(text=message, data=dict(data or {}), **_about(error)), severity, tags)
+
+
+def passing_event(name: str, *, data: Mapping[str, Any] | None = None, error: BaseException | None = None) -> Event:
+    """Return an event that has no class of its own, for those who emit it themselves (adapters of other systems)."""
+    event_class = _type_for(AdHocEvent, name, Category.EXECUTION, message="{text}")
+    made: Event = event_class(text=_text_of(error) if error else name, data=dict(data or {}), **_about(error))
+    return made
+
+
+def _about(error: BaseException | None) -> dict[str, str]:
+    if error is None:
+        return {}
+    return {
+        "error_type": type(error).__qualname__,
+        "error_message": _text_of(error),
+        "stack_trace": "".join(traceback.format_exception(error)),
+    }
 
 
 def _text_of(error: BaseException) -> str:

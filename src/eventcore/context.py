@@ -6,28 +6,42 @@ inherits, so an envelope can keep its scope by reference and read it later in a 
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+
+from eventcore.propagation import format_baggage, header_values, is_baggage_name, parse_baggage, parse_tracestate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping
 
     from eventcore.operation import LiveOperation
 
 __all__ = [
     "ROOT",
+    "ContextProvider",
     "Scope",
+    "baggage",
+    "bind_context",
     "bound",
     "continue_trace",
     "current_operation",
     "current_scope",
     "current_trace",
     "format_traceparent",
+    "in_context",
+    "inject",
     "parse_id",
     "parse_traceparent",
+    "unbind_context",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+H = TypeVar("H", bound="MutableMapping[str, str]")
 
 _NOTHING: Mapping[str, Any] = {}
 
@@ -101,6 +115,22 @@ class Trace:
         return f"Trace({self.traceparent or 'none'})"
 
 
+class ContextProvider(Protocol):
+    """Another tracing system in this process; ``emitter.context_provider`` ties operations to its context.
+
+    A span handler contributes one. None of its methods may raise.
+    """
+
+    def parent(self, here: Scope) -> Scope | None:
+        """Return the other system's span in force as a scope, if it is nearer than ``here``; else None."""
+
+    def enter(self, operation: LiveOperation[Any]) -> Any:
+        """Make ``operation`` the other system's current span; return a token."""
+
+    def exit(self, token: Any) -> None:
+        """Undo ``enter``; called only in the context that it was called in."""
+
+
 ROOT = Scope()
 SCOPE: ContextVar[Scope] = ContextVar("eventcore_scope", default=ROOT)
 
@@ -168,25 +198,105 @@ def bound(*, correlation_id: str | None = None, **fields: Any) -> Iterator[Scope
         yield scope
 
 
+def bind_context(*, correlation_id: str | None = None, **fields: Any) -> None:
+    """Bind ``fields`` (and a correlation id) to everything emitted in this context from now on.
+
+    They stay until ``unbind_context``, at the longest until the block that they were bound in is left: an operation,
+    ``bound``, ``continue_trace`` or ``baggage``. Other tasks and threads that run already do not see them.
+    """
+    here = SCOPE.get()
+    SCOPE.set(here.replace(bound={**here.bound, **fields}, correlation_id=correlation_id or here.correlation_id))
+
+
+def unbind_context(*names: str) -> None:
+    """Take ``names`` (``correlation_id`` may be one) off everything emitted here from now on; unknown ones too."""
+    here = SCOPE.get()
+    kept = {name: value for name, value in here.bound.items() if name not in names}
+    SCOPE.set(here.replace(bound=kept, correlation_id=None if "correlation_id" in names else here.correlation_id))
+
+
+@contextmanager
+def baggage(**entries: str) -> Iterator[Scope]:
+    """Add entries to the baggage, which travels to the services called inside the ``with`` block.
+
+    It leaves with ``inject``, so nothing secret belongs into it. ValueError for a name that no header can carry.
+    """
+    for name in entries:
+        if not is_baggage_name(name):
+            raise ValueError(f"{name!r} cannot name baggage: use ASCII letters, digits, '_', '-' and '.'")
+    here = SCOPE.get()
+    with _entered(here.replace(baggage={**here.baggage, **{name: str(value) for name, value in entries.items()}})) as s:
+        yield s
+
+
 @contextmanager
 def continue_trace(
-    traceparent: str | None, *, tracestate: str | None = None, baggage: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | str | None,
+    /,
+    *,
+    tracestate: str | None = None,
+    baggage: Mapping[str, str] | None = None,
 ) -> Iterator[Scope]:
-    """Continue the trace of an incoming request; a missing or malformed header starts none, as W3C asks."""
+    """Continue the trace of an incoming request, given its HTTP headers (in any case) or its ``traceparent``.
+
+    ``tracestate`` and ``baggage`` count where they do not come with the headers. What is missing, malformed or too
+    large is ignored, as W3C asks: without a valid ``traceparent`` no trace is continued.
+    """
     here = SCOPE.get()
-    parsed = parse_traceparent(traceparent) if traceparent else None
-    if parsed is None:
-        scope = here.replace(baggage={**here.baggage, **(baggage or {})})
+    entries = dict(baggage or {})
+    if headers is None or isinstance(headers, str):
+        traceparents = [headers] if headers else []
     else:
-        trace_id, span_id, sampled = parsed
-        scope = here.replace(
-            trace_id=trace_id,
-            span_id=span_id,
-            sampled=sampled,
-            tracestate=tracestate,
-            baggage={**here.baggage, **(baggage or {})},
-            operation=None,
-            is_remote=True,
-        )
+        traceparents, states, baggages = header_values(headers, "traceparent", "tracestate", "baggage")
+        tracestate = ",".join(states) or tracestate
+        entries |= parse_baggage(",".join(baggages))
+    parsed = parse_traceparent(traceparents[0]) if len(traceparents) == 1 else None
+    scope = here.replace(baggage={**here.baggage, **entries})
+    if parsed is not None:
+        scope.trace_id, scope.span_id, scope.sampled = parsed
+        scope.tracestate = parse_tracestate(tracestate)
+        scope.operation = None
+        scope.is_remote = True
     with _entered(scope):
         yield scope
+
+
+@overload
+def inject(headers: None = None) -> dict[str, str]: ...
+@overload
+def inject(headers: H) -> H: ...
+def inject(headers: Any = None) -> Any:
+    """Write ``traceparent``, ``tracestate`` and ``baggage`` of this context into the headers of an outgoing call.
+
+    Returns ``headers`` (a new dictionary by default). Any of the three that they had already is replaced.
+    """
+    here = SCOPE.get()
+    if headers is None:
+        headers = {}
+    values = {
+        "traceparent": here.traceparent,
+        "tracestate": parse_tracestate(here.tracestate) if here.trace_id else None,
+        "baggage": format_baggage(here.baggage),
+    }
+    for name in [name for name in headers if name.lower() in values]:
+        del headers[name]
+    headers.update({name: value for name, value in values.items() if value})
+    return headers
+
+
+def in_context(function: Callable[P, R]) -> Callable[P, R]:
+    """Return ``function`` as a callable that runs in a copy of the present context, for executors and threads.
+
+    ``pool.submit(ec.in_context(work), item)``; each call gets a copy of its own, so many may run at once. TypeError
+    for coroutine functions and generators: they run in the context of whoever drives them.
+    """
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(is_kind(function) for is_kind in kinds):
+        raise TypeError(f"in_context takes a plain function, not {function!r}; a task carries its context by itself")
+    present = copy_context()
+
+    @functools.wraps(function)
+    def there(*args: P.args, **kwargs: P.kwargs) -> R:
+        return present.copy().run(function, *args, **kwargs)
+
+    return there

@@ -12,10 +12,11 @@ import threading
 import time
 from collections import Counter, deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from eventcore.errors import PartialFailure
 from eventcore.handler import Handler
+from eventcore.timing import BATCH_BOUNDS_S, WAIT_BOUNDS_S, Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from eventcore.envelope import Envelope
     from eventcore.ledger import Ledger
 
-__all__ = ["Queue", "call_bounded"]
+__all__ = ["Barrier", "Queue", "call_bounded"]
 
 SLICE_S = 0.001
 """How long a worker goes on before it lets other threads run; a longer slice is felt as a pause by the callers."""
 
 
-class _Barrier:
+class Barrier:
     """Stands in the queue behind what was accepted before a flush."""
 
     __slots__ = ("passed",)
@@ -42,10 +43,15 @@ class _Barrier:
 class Queue:
     """The queue and the worker of one handler."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    is_durable: ClassVar[bool] = False
+    backlog = 0
+    """Envelopes that wait elsewhere: in the journal, for a durable handler."""
+
+    def __init__(self, ledger: Ledger, time_ns: Callable[[], int] = time.time_ns) -> None:
         self._ledger = ledger
-        self._items: deque[Envelope | _Barrier] = deque()
-        self._ripe: list[_Barrier] = []
+        self._time_ns = time_ns
+        self._items: deque[Envelope | Barrier] = deque()
+        self._ripe: list[Barrier] = []
         self._renew()
         self._closed = False
         self._stopping = False
@@ -60,6 +66,8 @@ class Queue:
         self._idle = True
         self._urgent = False
         self._in_flight: Sequence[Envelope] = ()
+        self.waits = Times(WAIT_BOUNDS_S)
+        self.batch_times = Times(BATCH_BOUNDS_S)
 
     def attach(self, attachment: Attachment) -> None:
         """Take the handler's limits; the worker starts with the first envelope."""
@@ -73,6 +81,9 @@ class Queue:
         self._batch_size = config.batch_size
         self._linger_s = config.linger_s
         self._one_by_one = type(attachment.handler).handle_batch is Handler.handle_batch
+
+    def begin(self) -> None:
+        """Start with what waits from before, if anything does (the handler is attached now)."""
 
     # -- the emitting thread -----------------------------------------------------------------------------------------
 
@@ -131,7 +142,7 @@ class Queue:
                 oldest = self._items.popleft()
             except IndexError:
                 return
-            if isinstance(oldest, _Barrier):
+            if isinstance(oldest, Barrier):
                 self._ripe.append(oldest)
             else:
                 self._drop(oldest, "full")
@@ -181,7 +192,7 @@ class Queue:
                     self._pass(barrier)
             time.sleep(0)
 
-    def _take(self) -> tuple[list[Envelope], _Barrier | None]:
+    def _take(self) -> tuple[list[Envelope], Barrier | None]:
         batch: list[Envelope] = []
         self._in_flight = batch
         while len(batch) < self._batch_size:
@@ -189,12 +200,13 @@ class Queue:
                 item = self._items.popleft()
             except IndexError:
                 break
-            if isinstance(item, _Barrier):
+            if isinstance(item, Barrier):
                 return batch, item
             batch.append(item)
         return batch, None
 
     def _handle(self, batch: list[Envelope]) -> None:
+        self.waits.add(self._time_ns() - batch[0].time_ns)
         quarantine = self._attachment.quarantine
         permit = quarantine.breaker.try_acquire()
         if not permit:
@@ -206,7 +218,9 @@ class Queue:
             quarantine.breaker.release(permit)
             self._settle(invalid, "invalid", frozenset())
             return
+        began = time.perf_counter_ns()
         failed, error = self._each(ready) if self._one_by_one else self._whole(ready)
+        self.batch_times.add(time.perf_counter_ns() - began)
         self._settle(ready, "delivered", failed, invalid)
         if error is not None:
             quarantine.failed(error, permit)
@@ -253,6 +267,9 @@ class Queue:
             counts[envelope.name, envelope.phase, "failed" if index in failed else outcome] += 1
         for envelope in invalid:
             counts[envelope.name, envelope.phase, "invalid"] += 1
+        self._conclude(counts)
+
+    def _conclude(self, counts: Counter[tuple[str, str, str]]) -> None:
         with self._settling:
             self._in_flight = ()
             if self._abandoned:  # close() gave up on this batch and has counted it
@@ -260,7 +277,7 @@ class Queue:
             for (event, phase, what), number in counts.items():
                 self._ledger.count(self._name, event, phase, what, number)
 
-    def _pass(self, barrier: _Barrier | None) -> None:
+    def _pass(self, barrier: Barrier | None) -> None:
         ripe, self._ripe = self._ripe, []
         try:
             self._handler.flush()
@@ -271,10 +288,14 @@ class Queue:
 
     # -- control -----------------------------------------------------------------------------------------------------
 
+    def holds(self, envelope: Envelope) -> bool:
+        """Whether an envelope has got here: it waits, is being handled, or was."""
+        return envelope.was_prepared or any(item is envelope for item in (*tuple(self._items), *self._in_flight))
+
     @property
     def depth(self) -> int:
         """Envelopes waiting or being handled."""
-        return sum(not isinstance(item, _Barrier) for item in tuple(self._items)) + len(self._in_flight)
+        return sum(not isinstance(item, Barrier) for item in tuple(self._items)) + len(self._in_flight)
 
     @property
     def capacity(self) -> int:
@@ -288,7 +309,7 @@ class Queue:
             return lambda _timeout_s: True
         if threading.current_thread() is worker:
             return lambda _timeout_s: False  # a handler that flushes itself must not wait for itself
-        barrier = _Barrier()
+        barrier = Barrier()
         self._items.append(barrier)
         self._urgent = True
         self._wake()
@@ -300,9 +321,11 @@ class Queue:
         self._capacity = -1  # sends every put to _full
         self._stopping = True
         self._wake()
-        with self._starting:  # another thread may be about to start it
-            worker = self._worker
-        if worker is not None and worker is not threading.current_thread():
+        # Another thread may be about to start it; or this one, if a signal handler closes: that cannot be waited for.
+        if self._starting.acquire(timeout=max(0.05, timeout_s)):
+            self._starting.release()
+        worker = self._worker
+        if worker is not None and worker.ident is not None and worker is not threading.current_thread():
             worker.join(timeout_s)
         return self._abandon()
 
@@ -316,7 +339,7 @@ class Queue:
                 item = self._items.popleft()
             except IndexError:
                 break
-            if isinstance(item, _Barrier):
+            if isinstance(item, Barrier):
                 item.passed.set()
             else:
                 lost.append(item)
@@ -326,9 +349,6 @@ class Queue:
 
     def after_fork(self) -> None:
         """In a forked child: what waited here is the parent's to deliver; start empty, with a worker on demand."""
-        waiting = [item for item in self._items if not isinstance(item, _Barrier)]
-        for envelope in (*waiting, *self._in_flight):
-            self._drop(envelope, "forked")
         self._items.clear()
         self._ripe.clear()
         self._worker = None

@@ -7,17 +7,17 @@ more. So the emit path takes no lock, and a compiled decision never carries anyt
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Any
 
+from eventcore.errors import ConfigurationError
 from eventcore.events import Event, Severity
 from eventcore.ledger import DoneKey, Ledger, RouteKey
+from eventcore.sampling import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from eventcore.delivery import Queue
-    from eventcore.envelope import Envelope
     from eventcore.handler import Handler, Sink
     from eventcore.isolation import Quarantine
 
@@ -27,15 +27,18 @@ START = "start"
 
 
 class Attachment:
-    """A handler on an emitter, with what the emitter keeps about it: its queue (or none) and its quarantine."""
+    """A handler on an emitter, with what the emitter keeps about it: its queue (or none), quarantine and sampler."""
 
-    __slots__ = ("handler", "is_closed", "name", "quarantine", "queue")
+    __slots__ = ("handler", "is_closed", "name", "quarantine", "queue", "sampler")
 
-    def __init__(self, name: str, handler: Handler, queue: Queue | None, quarantine: Quarantine) -> None:
+    def __init__(
+        self, name: str, handler: Handler, queue: Queue | None, quarantine: Quarantine, sampler: Sampler
+    ) -> None:
         self.name = name
         self.handler = handler
         self.queue = queue
         self.quarantine = quarantine
+        self.sampler = sampler
         self.is_closed = False
 
     def sink_for(self, event_type: type[Event], severity: Severity, phase: str) -> Sink | None:
@@ -48,6 +51,10 @@ class Attachment:
             self.quarantine.failed(error)
             return None
 
+    def takes_durably(self, accepted: Sequence[str]) -> bool:
+        """Whether it is one of those that take every envelope of a route, and its delivery is durable."""
+        return self.name in accepted and self.queue is not None and self.queue.is_durable
+
     def __repr__(self) -> str:
         return f"<Attachment {self.name}: {self.handler!r}, {'queued' if self.queue else 'inline'}>"
 
@@ -55,7 +62,7 @@ class Attachment:
 class Route:
     """A compiled decision: the sinks that take one event type at one severity, and the keys it is counted under."""
 
-    __slots__ = ("done", "inline", "key", "redact", "severity", "sinks")
+    __slots__ = ("done", "durable", "inline", "key", "redact", "severity", "sinks")
 
     def __init__(
         self,
@@ -65,13 +72,15 @@ class Route:
         done: DoneKey,
         *,
         redact: bool,
+        durable: bool,
     ) -> None:
         self.severity = severity
         self.sinks = sinks
         self.key = key
         self.done = done
-        self.inline = any(attachment.queue is None for _, attachment in sinks)
+        self.inline = durable or any(attachment.queue is None for _, attachment in sinks)
         self.redact = redact
+        self.durable = durable
 
     def __repr__(self) -> str:
         names = ", ".join(attachment.name for _, attachment in self.sinks)
@@ -81,9 +90,10 @@ class Route:
 class Routes(dict[tuple[type[Event], Any], Route]):
     """Routes by ``(event type, severity)``; severity None means the type's own, ``START`` the start of an operation."""
 
-    def __init__(self, attachments: Sequence[Attachment], ledger: Ledger) -> None:
+    def __init__(self, attachments: Sequence[Attachment], ledger: Ledger, *, is_enabled: bool = True) -> None:
         super().__init__()
-        self._attachments = tuple(attachments)
+        self._attachments = tuple(attachments) if is_enabled else ()
+        self._is_enabled = is_enabled
         self._ledger = ledger
 
     def __missing__(self, key: tuple[type[Event], Any]) -> Route:
@@ -95,6 +105,8 @@ class Routes(dict[tuple[type[Event], Any], Route]):
         if severity is None:
             route = self[event_type, event_type.__event__.severity]
         elif severity is START:
+            if event_type.__event__.durable:
+                self[event_type, None]  # an operation that could not end durably must not start
             route = self._compile(event_type, event_type.__event__.severity, START)
         else:
             route = self._compile(event_type, Severity(severity), "end")
@@ -122,41 +134,42 @@ class Routes(dict[tuple[type[Event], Any], Route]):
                 redact = redact or bool(spec.sensitive)
                 if is_watching:
                     sink = attachment.quarantine.watch(sink)
-            if attachment.handler.config.sampling < 1:
+            takes = attachment.sampler.takes(severity)
+            if takes is not None:
                 sampling.append(attachment.name)
-                sink = self._sampled(sink, attachment, counts_delivery=not counts_itself)
+                sink = Sampler.wrap(sink, takes, attachment.name, self._ledger, counts_delivery=not counts_itself)
             else:
                 accepted.append(attachment.name)
                 if not counts_itself:
                     derived.append(attachment.name)
             sinks.append((sink, attachment))
+        durable = spec.durable and phase is not START
+        if durable and self._is_enabled and not any(a.takes_durably(accepted) for _, a in sinks):
+            raise ConfigurationError(
+                f"{event_type.__qualname__} ({spec.name!r}) is declared durable=True, but no durable handler takes it "
+                f"at severity {severity.name}: give one delivery = 'durable', a filter that admits it, and no sampling"
+            )
         return Route(
             severity,
             tuple(sinks),
-            RouteKey(spec.name, phase, tuple(accepted), tuple(sampling), tuple(filtered)),
+            RouteKey(
+                spec.name,
+                phase,
+                tuple(accepted),
+                tuple(sampling),
+                tuple(filtered),
+                spec.category.value,
+                severity.name.lower(),
+            ),
             DoneKey(spec.name, phase, tuple(derived)),
             redact=redact,
+            durable=durable,
         )
 
     def _refused(self, attachment: Attachment) -> Sink:
         """Return a sink that counts what comes after an inline handler was closed."""
         count, name = self._ledger.count, attachment.name
         return lambda envelope: count(name, envelope.name, envelope.phase, "shutdown")
-
-    def _sampled(self, sink: Sink, attachment: Attachment, *, counts_delivery: bool) -> Sink:
-        """Wrap ``sink`` so that it takes a share of the envelopes, and counts both kinds."""
-        ratio, count, name = attachment.handler.config.sampling, self._ledger.count, attachment.name
-
-        def sampled(envelope: Envelope) -> None:
-            if random.random() >= ratio:  # noqa: S311 - a sampling draw, no secret
-                count(name, envelope.name, envelope.phase, "sampled")
-                return
-            count(name, envelope.name, envelope.phase, "accepted")
-            sink(envelope)
-            if counts_delivery:
-                count(name, envelope.name, envelope.phase, "delivered")
-
-        return sampled
 
 
 class Wanted(dict[type[Event], bool]):

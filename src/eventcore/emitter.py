@@ -10,7 +10,6 @@ import os
 import threading
 import time
 import weakref
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from eventcore.bound_emitter import BoundEmitter
@@ -18,6 +17,7 @@ from eventcore.catalog import Catalog
 from eventcore.context import SCOPE
 from eventcore.delivery import Queue, call_bounded
 from eventcore.dispatch import START, Attachment, Route, Routes, Wanted
+from eventcore.durable_emit import Durability
 from eventcore.envelope import Envelope
 from eventcore.errors import ConfigurationError, EventCoreError
 from eventcore.events import Event, Operation, Severity
@@ -26,15 +26,23 @@ from eventcore.ids import Clock, Ids, SystemClock
 from eventcore.isolation import Quarantine
 from eventcore.last_resort import LastResort
 from eventcore.ledger import Cells, Ledger, LedgerSnapshot
+from eventcore.misuse import Misuses
 from eventcore.operation import LiveOperation
+from eventcore.resource import Resource
+from eventcore.sampling import Sampler
+from eventcore.shutdown_report import ShutdownReport
+from eventcore.timing import NOT_TIMED, EmitTimes
 from eventcore.vocabulary import HandlerChanged, InvalidResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from eventcore.context import ContextProvider
+    from eventcore.journal_config import JournalConfig
     from eventcore.plugins import Plugins
     from eventcore.service import Service
+    from eventcore.settings import Settings
 
 __all__ = ["Emitter", "Resource", "ShutdownReport", "get_emitter", "set_emitter", "unconfigured"]
 
@@ -45,30 +53,6 @@ MAX_DEPTH = 3
 
 MAX_OPEN_OPERATIONS = 10_000
 """Operations that are remembered as open; the oldest beyond that end as abandoned, so that a leak stays bounded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """Who emits: what exporters put beside every signal."""
-
-    service: str = "unknown_service"
-    version: str = "0"
-    environment: str = ""
-    attributes: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ShutdownReport:
-    """What ``shutdown`` could not finish in time."""
-
-    abandoned_envelopes: Mapping[str, int]
-    abandoned_operations: int
-    errors: tuple[str, ...]
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether nothing was left behind."""
-        return not any(self.abandoned_envelopes.values()) and not self.abandoned_operations and not self.errors
 
 
 class Emitter:
@@ -87,6 +71,7 @@ class Emitter:
         ids: Ids | None = None,
         strict: bool = False,
         shutdown_timeout_s: float = 5.0,
+        journal: JournalConfig | None = None,
     ) -> None:
         self.resource = resource or Resource()
         self.catalog = catalog or Catalog()
@@ -98,18 +83,25 @@ class Emitter:
         self.shutdown_timeout_s = shutdown_timeout_s
         self.services: dict[str, Service] = {}
         self.trace_bound = 0
+        self.timed_mask = NOT_TIMED
         self._ledger = Ledger()
         self._cells: Cells = self._ledger.cells
+        self.emit_times = EmitTimes(self._ledger)
+        self.durability = Durability(self._ledger, self.catalog, journal, self._report)
         self._changing = threading.RLock()
         self._attachments: tuple[Attachment, ...] = ()
         self._routes = Routes((), self._ledger)
         self._wanted = Wanted(self._routes)
         self._enabled = True
         self._open: dict[int, LiveOperation[Any]] = {}
+        self.context_provider: ContextProvider | None = None
+        self.misuses = Misuses(self)
         self._is_shutting_down = False
+        self._shutter = 0
         self._shut = threading.Event()
         self._shutdown_report: ShutdownReport | None = None
         self.plugins: Plugins | None = None
+        self.settings: Settings | None = None
         self.on_shutdown: list[Callable[[], None]] = []
         _EMITTERS.add(self)
 
@@ -118,35 +110,55 @@ class Emitter:
     def emit(self, event: Event, *, severity: Severity | str | None = None, tags: Sequence[str] = ()) -> None:
         """Hand an event to every handler that wants it.
 
-        ``severity`` overrides the type's own. Raises TypeError for what is no event; never because of a handler.
+        ``severity`` overrides the type's own. Raises TypeError for what is no event; never because of a handler, except
+        NotDurable where the event's type is audit-class (``durable=True``): then it waits for the commit.
         """
         if severity.__class__ is str:
             severity = Severity.parse(severity)
         route = self._routes[event.__class__, severity]
         if route.sinks:
             ids = self.ids
-            self._deliver(
-                route, Envelope(event, route.severity, tags, self.time_ns(), ids.next_sequence(), ids, SCOPE.get())
-            )
+            sequence = ids.next_sequence()
+            began = 0 if sequence & self.timed_mask else self.monotonic_ns()
+            self._deliver(route, Envelope(event, route.severity, tags, self.time_ns(), sequence, ids, SCOPE.get()))
+            if began:
+                self.emit_times.add(self.monotonic_ns() - began)
 
-    def _deliver(self, route: Route, envelope: Envelope) -> None:
+    async def emit_durable(
+        self, event: Event, *, severity: Severity | str | None = None, tags: Sequence[str] = ()
+    ) -> None:
+        """Emit an event, of any type, and wait for its commit without blocking the event loop.
+
+        Raises NotDurable as ``emit`` does, and ConfigurationError where no durable handler takes the event.
+        """
+        route = self._routes[event.__class__, severity if severity is None else Severity.parse(severity)]
+        if self._enabled:
+            ids = self.ids
+            envelope = Envelope(event, route.severity, tags, self.time_ns(), ids.next_sequence(), ids, SCOPE.get())
+            await self.durability.emit(self._deliver, route, envelope)
+
+    def _deliver(self, route: Route, envelope: Envelope) -> None:  # noqa: C901 - the heart of dispatch, read in one piece
         cells = self._cells
         counts = cells.counts
         counts[route.key] += 1
-        if cells.handling is not None or (route.inline and cells.depth):
-            self._deliver_nested(route, envelope, cells)
+        if cells.handling is not None or (route.inline and (cells.depth or route.durable)):
+            self._deliver_otherwise(route, envelope, cells)
             return
+        attachment = None
         if not route.inline:
-            for sink, attachment in route.sinks:
-                try:
-                    sink(envelope)
-                except Exception as error:  # noqa: BLE001 - the caller is never harmed
-                    self._failed(attachment, envelope, error)
+            try:
+                for sink, attachment in route.sinks:
+                    try:
+                        sink(envelope)
+                    except Exception as error:  # noqa: BLE001 - the caller is never harmed
+                        self._failed(attachment, envelope, error)
+            except BaseException:
+                self._count_interrupted(route, attachment, set(), envelope)
+                raise
             return
         if route.redact:
             envelope.hide_sensitive()
         failed = None
-        attachment = route.sinks[0][1]
         cells.depth = 1
         try:
             for sink, attachment in route.sinks:
@@ -156,7 +168,7 @@ class Emitter:
                     failed = (failed or set()) | {attachment.name}
                     self._failed(attachment, envelope, error)
         except BaseException:  # KeyboardInterrupt and the like pass, but what they cut off is counted
-            self._count_interrupted(route, attachment, failed or set())
+            self._count_interrupted(route, attachment, failed or set(), envelope)
             raise
         finally:
             cells.depth = 0
@@ -165,8 +177,14 @@ class Emitter:
         else:
             self._count_done_except(route, failed)
 
+    def _deliver_otherwise(self, route: Route, envelope: Envelope, cells: Cells) -> None:
+        if route.durable:
+            self.durability.deliver(self._deliver_nested, route, envelope, cells)
+        else:
+            self._deliver_nested(route, envelope, cells)
+
     def _deliver_nested(self, route: Route, envelope: Envelope, cells: Cells) -> None:
-        """Deliver what a handler emits while it handles: not to itself in its worker, and only so deep inline."""
+        """Deliver with care: what a handler emits while it handles goes not to itself, and inline only so deep."""
         if route.redact:
             envelope.hide_sensitive()
         skipped: set[str] = set()
@@ -193,9 +211,11 @@ class Emitter:
             if name not in names:
                 self._ledger.count(name, route.key.event, route.key.phase, "delivered")
 
-    def _count_interrupted(self, route: Route, at: Attachment, failed: set[str]) -> None:
-        reached = [attachment.name for _, attachment in route.sinks]
-        missed = set(reached[reached.index(at.name) :]) - failed
+    def _count_interrupted(self, route: Route, at: Attachment | None, failed: set[str], envelope: Envelope) -> None:
+        """Count what a KeyboardInterrupt, or what a signal handler raised, cut off; a queue may hold it already."""
+        attachments = [attachment for _, attachment in route.sinks]
+        rest = attachments[attachments.index(at) :] if at is not None else attachments
+        missed = {a.name for a in rest if a.queue is None or not a.queue.holds(envelope)} - failed
         for name in missed:
             self._ledger.count(name, route.key.event, route.key.phase, "failed")
         self._count_done_except(route, missed | failed)
@@ -228,12 +248,16 @@ class Emitter:
         route = self._routes[operation.event_type, START]
         if route.sinks:
             event = operation.build()  # now: its results will be set later
-            self._deliver(route, self._stamp(route, event, operation, operation.start_ns, START))
+            ids, tags, time_ns = self.ids, operation.tags, operation.start_ns
+            self._deliver(
+                route,
+                Envelope(event, route.severity, tags, time_ns, ids.next_sequence(), ids, operation, operation, START),
+            )
         self._cells.counts[self._ledger.started] += 1
         open_operations = self._open
         open_operations[operation.span_id] = operation
-        if len(open_operations) > MAX_OPEN_OPERATIONS:
-            self._abandon(next(iter(open_operations.values()), None))
+        if len(open_operations) > self.misuses.watermark:
+            self._relieve()
 
     def operation_ended(self, operation: LiveOperation[Any]) -> None:
         """Emit an operation that has ended (called by the operation)."""
@@ -249,16 +273,16 @@ class Emitter:
             self._cells.counts[ledger.abandoned if outcome == "abandoned" else ledger.ended] += 1
         if not route.sinks:
             return
-        event = operation.build() if self.strict or not event_type.__event__.is_plain else None
-        self._deliver(route, self._stamp(route, event, operation, operation.start_ns + operation.duration_ns, "end"))
-
-    def _stamp(
-        self, route: Route, event: Event | None, operation: LiveOperation[Any], time_ns: int, phase: str
-    ) -> Envelope:
         ids = self.ids
-        return Envelope(
-            event, route.severity, operation.tags, time_ns, ids.next_sequence(), ids, operation, operation, phase
+        sequence = ids.next_sequence()
+        began = 0 if sequence & self.timed_mask else self.monotonic_ns()
+        event = operation.build() if self.strict or not event_type.__event__.is_plain else None
+        time_ns = operation.start_ns + operation.duration_ns
+        self._deliver(
+            route, Envelope(event, route.severity, operation.tags, time_ns, sequence, ids, operation, operation)
         )
+        if began:
+            self.emit_times.add(self.monotonic_ns() - began)
 
     def open_operations(self) -> tuple[LiveOperation[Any], ...]:
         """Return the operations that have started and not ended."""
@@ -268,14 +292,15 @@ class Emitter:
         """Report values that were left out (called by the operation)."""
         self.emit(InvalidResult(operation=event_type.__event__.name, fields=list(fields), reason=reason))
 
+    def _relieve(self) -> None:
+        """Make room among many open operations: end those that were dropped, or the oldest."""
+        if len(self._open) <= MAX_OPEN_OPERATIONS:
+            self.misuses.search(MAX_OPEN_OPERATIONS)
+        else:
+            self._abandon(next(iter(self._open.values()), None))
+
     def _abandon(self, operation: LiveOperation[Any] | None) -> bool:
-        if operation is None:
-            return False
-        try:
-            operation.end("abandoned")
-        except Exception:  # noqa: BLE001 - it ended meanwhile, or its fields do not validate in strict mode
-            return False
-        return True
+        return operation is not None and operation.abandon()
 
     # -- handlers ----------------------------------------------------------------------------------------------------
 
@@ -313,13 +338,19 @@ class Emitter:
                 handler.name, number = f"{wanted}_{number}", number + 1
             delivery = handler.config.delivery or handler.delivery
             quarantine = Quarantine(handler.name, self._ledger, self._monotonic_s, self._recompile, self._report)
-            queue = Queue(self._ledger) if delivery == "queued" else None
-            attachment = Attachment(handler.name, handler, queue, quarantine)
+            queue = None
+            if delivery != "inline":
+                is_durable = delivery == "durable"
+                queue = self.durability.queue(self.time_ns) if is_durable else Queue(self._ledger, self.time_ns)
+            sampler = Sampler(handler.config, self.ids, self.monotonic_ns)
+            attachment = Attachment(handler.name, handler, queue, quarantine, sampler)
             if queue is not None:
                 queue.attach(attachment)
             handler.attached(self)
             self._attachments = (*self._attachments, attachment)
             self._recompile()
+            if queue is not None:
+                queue.begin()
         return handler
 
     def remove_handler(self, handler: Handler | str, *, timeout_s: float = 5.0) -> int:
@@ -335,6 +366,12 @@ class Emitter:
             raise EventCoreError(f"handler {found.name!r} was removed, but closing it went wrong: {problem}")
         return lost
 
+    def check_durable_types(self) -> None:
+        """Raise ConfigurationError for an audit-class event type of the catalog that no durable handler takes."""
+        for event_type in self.catalog.events.values():
+            if event_type.__event__.durable:
+                self._routes[event_type, None]
+
     @property
     def is_enabled(self) -> bool:
         """Whether events are taken at all; set it to False to silence this emitter."""
@@ -349,7 +386,7 @@ class Emitter:
         with self._changing:
             ratios = [getattr(a.handler, "sampling_ratio", None) for a in self._attachments]
             self.trace_bound = int(max((r for r in ratios if r is not None), default=0.0) * (1 << 64))
-            self._routes = Routes(self._attachments if self._enabled else (), self._ledger)
+            self._routes = Routes(self._attachments, self._ledger, is_enabled=self._enabled)
             self._wanted = Wanted(self._routes)
 
     def _monotonic_s(self) -> float:
@@ -381,6 +418,7 @@ class Emitter:
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until all that was accepted before is handed over; False if that took longer than ``timeout_s``."""
+        self.misuses.search(MAX_OPEN_OPERATIONS)
         deadline = time.monotonic() + timeout_s
         waits = [a.queue.request_flush() for a in self._attachments if a.queue is not None]
         done = [wait(max(0.0, deadline - time.monotonic())) for wait in waits]
@@ -400,7 +438,10 @@ class Emitter:
         limit = self.shutdown_timeout_s if timeout_s is None else timeout_s
         with self._changing:
             is_first, self._is_shutting_down = not self._is_shutting_down, True
+        if not is_first and self._shutter == threading.get_ident() and self._shutdown_report is None:
+            return ShutdownReport({}, 0, ("called by a signal handler during shutdown, which goes on",))
         if is_first:
+            self._shutter = threading.get_ident()
             self._shutdown_report = self._shut_down(time.monotonic() + limit)
             self._shut.set()
         else:
@@ -422,7 +463,11 @@ class Emitter:
             lost[attachment.name], problem = self._close(attachment, deadline)
             if problem:
                 errors.append(f"{attachment.name}: {problem}")
-        return ShutdownReport(lost, operations, tuple(errors))
+        problem = self.durability.close(max(0.05, deadline - time.monotonic()))
+        if problem:
+            errors.append(problem)
+        kept = {a.name: a.queue.backlog for a in self._attachments if a.queue is not None and a.queue.backlog}
+        return ShutdownReport(lost, operations, tuple(errors), kept)
 
     def _close(self, attachment: Attachment, deadline: float) -> tuple[int, str]:
         """Close one handler by ``deadline``; return how many envelopes were abandoned, and what went wrong."""
@@ -452,10 +497,18 @@ class Emitter:
         self._changing = threading.RLock()
         self._shut = threading.Event()
         self._ledger.after_fork()
+        self.misuses.after_fork()
+        for operation in self._open.values():  # the parent's to end: a with block left here must not deliver it again
+            operation.disown()
+            self._cells.counts[self._ledger.abandoned] += 1
         self._open.clear()
         for attachment in self._attachments:
             if attachment.queue is not None:
                 attachment.queue.after_fork()
+        if not self._cells.depth:  # what other threads were about to put is the parent's too
+            for row in self._ledger.snapshot().rows:
+                if row.pending > 0:
+                    self._ledger.count(row.handler, row.event, row.phase, "forked", row.pending)
 
     def __repr__(self) -> str:
         return f"<Emitter {self.resource.service}: {', '.join(a.name for a in self._attachments) or 'no handlers'}>"

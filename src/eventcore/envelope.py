@@ -200,10 +200,16 @@ class Envelope:
         for row in zip(*(a.tolist() if hasattr(a, "tolist") else a for a in arrays.values()), strict=True):
             yield {**rest, **dict(zip(arrays, row, strict=True))}
 
+    @property
+    def is_redacted(self) -> bool:
+        """Whether ``redact`` has been here, so that ``redacted`` says what it has changed."""
+        return self._is_redacted
+
     def redact(self) -> Envelope:
         """Replace secrets in place: values of sensitive fields by a mark, and what looks like a secret in free text.
 
-        The bus calls it before a handler sees the envelope; ``redacted`` names the fields it has changed.
+        The bus calls it before a handler sees the envelope; ``redacted`` names what it has changed: payload fields,
+        bound fields, ``tags`` and ``correlation_id``. The text of an exception is left to those who show it.
         """
         if self._is_redacted:
             return self
@@ -219,14 +225,36 @@ class Envelope:
             scrubbed = scrub(value)
             if scrubbed is not value:
                 changes[key] = scrubbed
+        around = self._redact_around() if self.tags or self.scope.bound or self.scope.correlation_id else ()
+        before = getattr(self, "redacted", ())  # another worker may be at it at the same time
+        self.redacted = (*before, *(key for key in (*changes, *around) if key not in before))
+        if around:
+            self._cache = None
         if changes:
             self._event = event.model_copy(update=changes)
-            self.redacted = tuple(changes)
             self._cache = None
             if self.span is not None and not self.is_start:
                 self.span.fields = {**self.span.fields, **{k: v for k, v in changes.items() if k in self.span.fields}}
         self._is_redacted = True
         return self
+
+    def _redact_around(self) -> list[str]:
+        tags, scope = scrub(self.tags), self.scope
+        bound, correlation_id = scrub(scope.bound), scrub(scope.correlation_id)
+        changed = [key for key, value in scope.bound.items() if bound[key] is not value]
+        if correlation_id is not scope.correlation_id:
+            changed.append("correlation_id")
+        if changed:  # a copy: the scope itself is in force somewhere
+            self.scope = scope.replace(bound=bound, correlation_id=correlation_id)
+        if tags is not self.tags:
+            self.tags = tags
+            changed.append("tags")
+        return changed
+
+    @property
+    def was_prepared(self) -> bool:
+        """Whether a worker has had it in its hands."""
+        return self._is_redacted
 
     def hide_sensitive(self) -> None:
         """Replace values of sensitive fields only: what inline handlers get, since they run in the caller."""

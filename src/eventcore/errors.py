@@ -6,6 +6,7 @@
     ├── ConfigurationError (ValueError)    settings, plugins or handlers do not fit together
     │   └── PluginError                    a plugin is missing, broken or unknown
     ├── OperationMisuse (RuntimeError)     an operation was ended twice, or changed after its end
+    ├── NotDurable                         an audit-class event was not committed to the journal in time
     ├── BreakerOpen                        a circuit breaker refused a call
     └── PartialFailure                     raised by a batch handler that could deliver only a part
 
@@ -31,6 +32,7 @@ __all__ = [
     "DefinitionError",
     "EventCoreError",
     "InstrumentError",
+    "NotDurable",
     "OperationMisuse",
     "PartialFailure",
     "PluginError",
@@ -61,6 +63,10 @@ class PluginError(ConfigurationError):
 
 class OperationMisuse(EventCoreError, RuntimeError):
     """An operation was used against its life cycle (ended twice, changed after its end)."""
+
+
+class NotDurable(EventCoreError):
+    """An audit-class event (``durable=True``) is not known to be on the disk: it was refused, failed, or is late."""
 
 
 class BreakerOpen(EventCoreError):

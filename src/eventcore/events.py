@@ -65,7 +65,7 @@ class Category(enum.StrEnum):
         try:
             return cls(value)
         except ValueError:
-            raise ValueError(f"unknown category {value!r}{did_you_mean(str(value), cls)}") from None
+            raise ValueError(f"unknown category {value!r}{did_you_mean(str(value), (c.value for c in cls))}") from None
 
 
 OUTCOMES = ("success", "failure", "cancelled", "abandoned")
@@ -88,7 +88,7 @@ ENVELOPE_FACTS: Mapping[str, tuple[Any, ...] | None] = types.MappingProxyType(
 """Facts stamped by the bus that instruments, filters and messages may name like fields, with their finite values."""
 
 _OPERATION_FACTS = frozenset({"duration_s", "outcome", "error_type"})
-_EVENT_KEYWORDS = frozenset({"name", "category", "severity", "message", "logger", "each"})
+_EVENT_KEYWORDS = frozenset({"name", "category", "severity", "message", "logger", "each", "durable"})
 _OPERATION_KEYWORDS = _EVENT_KEYWORDS | {"span", "start_message", "failure_message", "failure_severity"}
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*")
 _FORMATTER = string.Formatter()
@@ -115,6 +115,7 @@ class EventSpec:
     failure_severity: Severity = Severity.ERROR
     each: tuple[str, ...] = ()
     sensitive: frozenset[str] = frozenset()
+    durable: bool = False
     is_plain: bool = False
     texts: tuple[str, ...] = ()
 
@@ -147,8 +148,8 @@ class Event(BaseModel):
 
     Class keywords: ``name`` (dotted, lower case; a subclass without it is abstract), ``category``, ``severity``
     (default INFO), ``message`` (a ``str.format`` template over fields and envelope facts), ``logger`` (the name log
-    lines carry; default: the first part of the event's name) and ``each`` (names of aligned array fields: logs and
-    spans are expanded, one per element).
+    lines carry; default: the first part of the event's name), ``each`` (names of aligned array fields: logs and
+    spans are expanded, one per element) and ``durable`` (audit-class: its emit waits until it is in the journal).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -168,6 +169,7 @@ class Event(BaseModel):
             message: str = ...,
             logger: str = ...,
             each: tuple[str, ...] = ...,
+            durable: bool = ...,
         ) -> None: ...
 
     else:
@@ -229,6 +231,7 @@ class Operation(Event):
             failure_message: str = ...,
             failure_severity: Severity | str | int = ...,
             each: tuple[str, ...] = ...,
+            durable: bool = ...,
         ) -> None: ...
 
 
@@ -256,6 +259,7 @@ def _spec_of(cls: type[Event], given: Mapping[str, Any]) -> EventSpec:
             failure_message=given.get("failure_message"),
             failure_severity=Severity.parse(given.get("failure_severity", Severity.ERROR)),
             each=tuple(given.get("each", ())),
+            durable=bool(given.get("durable", False)),
             sensitive=frozenset(key for key, spec in fields.items() if spec.role is Sensitive),
             is_plain=all(spec.is_plain for spec in fields.values()),
             texts=tuple(key for key, spec in fields.items() if spec.may_hold_text and spec.role is not Sensitive),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from eventcore.errors import ConfigurationError, mistakes
 from eventcore.events import Category, Event, EventSpec, Severity
@@ -29,9 +29,23 @@ class HandlerConfig(BaseModel):
     exclude: tuple[str, ...] = Field((), description="Globs over event names that are left out.")
     categories: tuple[Category, ...] | None = Field(None, description="Only these categories; all when not given.")
     min_severity: Severity = Field(Severity.TRACE, description="Nothing below this severity.")
-    sampling: float = Field(1.0, ge=0, le=1, description="Share of the matching events to take, drawn at random.")
-    delivery: Literal["inline", "queued"] | None = Field(
-        None, description="In the caller, or by a worker of its own; the handler's kind decides when not given."
+    sampling: float = Field(1.0, ge=0, le=1, description="Share of the matching events to take.")
+    sampling_by: Literal["random", "trace"] = Field(
+        "random", description="Draw each event at random, or take and leave all events of a trace together."
+    )
+    max_per_second: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Most events to take per second, of those that 'sampling' has left; no limit when not given.",
+    )
+    keep_from: Severity | None = Field(
+        None, description="Take every event from this severity on, whatever the sampling and the limit say."
+    )
+    delivery: Literal["inline", "queued", "durable"] | None = Field(
+        None,
+        description="In the caller, by a worker of its own, or by way of the journal; the handler's kind decides when "
+        "not given.",
     )
     queue_size: int = Field(10_000, ge=1, description="Envelopes that may wait in the queue.")
     overflow: Literal["drop_newest", "drop_oldest", "block"] = Field(
@@ -41,10 +55,10 @@ class HandlerConfig(BaseModel):
     batch_size: int = Field(256, ge=1, description="Most envelopes handed over at once.")
     linger_s: float = Field(0.02, ge=0, le=1, description="How long a worker waits for more before it starts a batch.")
 
-    @field_validator("min_severity", mode="before")
+    @field_validator("min_severity", "keep_from", mode="before")
     @classmethod
-    def _severity_by_name(cls, value: Any) -> Severity:
-        return Severity.parse(value)
+    def _severity_by_name(cls, value: Any, info: ValidationInfo) -> Severity | None:
+        return None if value is None and info.field_name == "keep_from" else Severity.parse(value)
 
     @field_validator("events", "exclude", "categories", mode="before")
     @classmethod
@@ -70,7 +84,7 @@ class Handler:
     """
 
     Config: ClassVar[type[HandlerConfig]] = HandlerConfig
-    delivery: ClassVar[Literal["inline", "queued"]] = "queued"
+    delivery: ClassVar[Literal["inline", "queued", "durable"]] = "queued"
     kind: ClassVar[str] = ""
 
     config: HandlerConfig
@@ -127,6 +141,21 @@ class Handler:
     def describe(self) -> dict[str, Any]:
         """Return facts for people (where the output goes, for example)."""
         return {}
+
+    def inspect(self) -> dict[str, Any]:
+        """Return what ``eventcore debug inspect`` shows of it: ``describe()``, unless there is more to say."""
+        return self.describe()
+
+    def rehearsed(self, emitter: Emitter) -> None:
+        """Learn the emitter as ``attached`` does, but open nothing: somebody asks what would happen."""
+        self.emitter = emitter
+
+    def preview(self, envelope: Envelope) -> str | None:  # noqa: ARG002 - for overriding
+        """Return what it would put out for an envelope, as text, and put nothing out; None: it cannot say.
+
+        It may be rehearsed only, not attached.
+        """
+        return None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name or self.kind}>"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from eventcore.emitter import Emitter
+    from eventcore.journal import Journal
 
 __all__ = ["HealthCheck", "HealthResult", "HealthStatus", "bus_checks", "run_checks"]
 
@@ -53,8 +54,21 @@ class HealthCheck:
 
 
 def bus_checks(emitter: Emitter) -> list[HealthCheck]:
-    """Return a check per handler: quarantined or nearly full is degraded."""
-    return [HealthCheck(f"handler_{a.name}", lambda a=a: _check_handler(a)) for a in emitter.attachments]  # type: ignore[misc]
+    """Return a check per handler (quarantined or nearly full is degraded), and a critical one of the journal."""
+    checks = [HealthCheck(f"handler_{a.name}", lambda a=a: _check_handler(a)) for a in emitter.attachments]  # type: ignore[misc]
+    journal = emitter.durability.journal
+    if journal is not None:
+        checks.append(HealthCheck("journal", lambda: _check_journal(journal), critical=True))
+    return checks
+
+
+def _check_journal(journal: Journal) -> HealthResult:
+    details = {"rows": journal.rows, "bytes": journal.bytes}
+    if journal.problem is not None:  # its text, which names paths, is in the log
+        return HealthResult(HealthStatus.UNHEALTHY, "journal cannot be written", details)
+    if journal.fill >= QUEUE_WARNING:
+        return HealthResult(HealthStatus.DEGRADED, "journal is nearly full", details)
+    return HealthResult(HealthStatus.HEALTHY, "journal is working", details)
 
 
 def _check_handler(attachment: Any) -> HealthResult:

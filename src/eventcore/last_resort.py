@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from eventcore.handler import Handler
+from eventcore.redaction import scrub_text
 
 if TYPE_CHECKING:
     from eventcore.envelope import Envelope
@@ -21,6 +22,7 @@ class LastResort(Handler):
 
     def handle(self, envelope: Envelope) -> None:
         """Write one plain line."""
-        text = envelope.redact().message or repr(dict(envelope.payload))
+        message = envelope.redact().message
+        text = scrub_text(message) if message else repr(dict(envelope.payload))
         printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
         sys.stderr.write(f"{envelope.severity.name} {envelope.name}: {printable}\n")

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
     from eventcore.dispatch import Attachment
+    from eventcore.durable_emit import Awaited
 
 __all__ = ["DROP_REASONS", "Cells", "DoneKey", "Ledger", "LedgerRow", "LedgerSnapshot", "OperationKey", "RouteKey"]
 
-DROP_REASONS = ("full", "shutdown", "quarantined", "recursion", "forked", "invalid")
+DROP_REASONS = ("full", "shutdown", "quarantined", "recursion", "forked", "invalid", "too_large")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +37,8 @@ class RouteKey:
     accepted: tuple[str, ...]
     sampling: tuple[str, ...]
     filtered: tuple[str, ...]
+    category: str = ""
+    severity: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +52,7 @@ class DoneKey:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OperationKey:
-    """Counts operations ``started``, ``ended`` or ``abandoned``."""
+    """Counts operations ``started``, ``ended`` or ``abandoned``, and audit-class emits ``unconfirmed``."""
 
     what: str
 
@@ -61,6 +64,7 @@ class Cells(threading.local):
         self.counts: defaultdict[Hashable, int] = defaultdict(int)
         self.depth = 0
         self.handling: Attachment | None = None
+        self.awaited: Awaited | None = None
         ledger.register(self.counts)
 
 
@@ -75,6 +79,7 @@ class Ledger:
         self.started = OperationKey("started")
         self.ended = OperationKey("ended")
         self.abandoned = OperationKey("abandoned")
+        self.unconfirmed = OperationKey("unconfirmed")
 
     def register(self, counts: defaultdict[Hashable, int]) -> None:
         """Take the counts of a new thread, and fold those of threads that have ended."""
@@ -118,12 +123,14 @@ class Ledger:
                 rows.enter(key, number)
             elif isinstance(key, OperationKey):
                 operations[key.what] += number
-            elif isinstance(key, tuple) and key[3] == "accepted":
-                rows.of(*key[:3]).accepted += number
-            elif isinstance(key, tuple) and key[3] == "sampled":
-                rows.of(*key[:3]).sampled += number
+            elif isinstance(key, tuple):
+                rows.enter_one(key, number)
         return LedgerSnapshot(
-            emitted=emitted, rows=tuple(sorted(rows.values(), key=LedgerRow.key)), operations=operations
+            emitted=emitted,
+            rows=tuple(sorted(rows.values(), key=LedgerRow.key)),
+            unconfirmed=operations.pop("unconfirmed", 0),
+            operations=operations,
+            emitted_by=_emitted_by(entered),
         )
 
     def _fold_dead(self) -> None:
@@ -138,7 +145,11 @@ class Ledger:
 
 @dataclass(slots=True)
 class LedgerRow:
-    """One handler's account of one event type: emitted = accepted + filtered + sampled; accepted = the rest."""
+    """One handler's account of one event type.
+
+    emitted = accepted + filtered + sampled; accepted + recovered = delivered + failed + dropped + pending. Recovered
+    are envelopes that an earlier run left in the journal; what is in it now is pending.
+    """
 
     handler: str
     event: str
@@ -147,6 +158,7 @@ class LedgerRow:
     filtered: int = 0
     sampled: int = 0
     accepted: int = 0
+    recovered: int = 0
     delivered: int = 0
     failed: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -158,8 +170,8 @@ class LedgerRow:
 
     @property
     def pending(self) -> int:
-        """Envelopes accepted and not settled yet."""
-        return self.accepted - self.settled
+        """Envelopes accepted or recovered, and not settled yet."""
+        return self.accepted + self.recovered - self.settled
 
     def key(self) -> tuple[str, str, str]:
         """Return what the row is sorted by."""
@@ -171,6 +183,7 @@ class LedgerRow:
         self.filtered += other.filtered
         self.sampled += other.sampled
         self.accepted += other.accepted
+        self.recovered += other.recovered
         self.delivered += other.delivered
         self.failed += other.failed
         self.dropped += other.dropped
@@ -190,6 +203,12 @@ class _Rows(dict[tuple[str, str, str], LedgerRow]):
         for name in (*key.accepted, *key.sampling, *key.filtered):
             self.of(name, key.event, key.phase).emitted += number
 
+    def enter_one(self, key: tuple[str, str, str, str], number: int) -> None:
+        handler, event, phase, what = key
+        if what in ("accepted", "sampled", "recovered"):
+            row = self.of(handler, event, phase)
+            setattr(row, what, getattr(row, what) + number)
+
     def settle(self, key: tuple[str, str, str, str], number: int) -> None:
         handler, event, phase, outcome = key
         row = self.of(handler, event, phase)
@@ -197,17 +216,32 @@ class _Rows(dict[tuple[str, str, str], LedgerRow]):
             row.delivered += number
         elif outcome == "failed":
             row.failed += number
-        elif outcome not in ("accepted", "sampled"):
+        elif outcome not in ("accepted", "sampled", "recovered"):
             row.dropped[outcome] += number
+
+
+def _emitted_by(entered: Mapping[Hashable, int]) -> Mapping[tuple[str, str, str], int]:
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for key, number in entered.items():
+        if isinstance(key, RouteKey) and key.phase == "end":
+            counts[key.event, key.category, key.severity] += number
+    return counts
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerSnapshot:
-    """The ledger at one moment: rows per handler and event type, and the counts of operations."""
+    """The ledger at one moment: rows per handler and event type, and the counts of operations.
+
+    ``emitted_by`` counts what was emitted by (event, category, severity); unlike ``emitted`` without the starts of
+    operations, which are announced to handlers that ask for them. ``unconfirmed`` counts audit-class emits whose event
+    was not committed in time (NotDurable was raised, or would have been).
+    """
 
     emitted: int
     rows: tuple[LedgerRow, ...]
     operations: Mapping[str, int]
+    emitted_by: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    unconfirmed: int = 0
 
     def handler(self, name: str) -> LedgerRow:
         """Return the sum of one handler's rows."""
@@ -246,8 +280,9 @@ class LedgerSnapshot:
         ]
         for name, row in self.handlers.items():
             dropped = ", ".join(f"{reason} {n}" for reason, n in row.dropped.items()) or "-"
+            recovered = f"  (recovered {row.recovered})" if row.recovered else ""
             lines.append(
                 f"{name:<12}{row.accepted:>10}{row.delivered:>11}{row.pending:>9}{row.failed:>8}{row.filtered:>10}"
-                f"  {dropped}"
+                f"  {dropped}{recovered}"
             )
         return "\n".join(lines)

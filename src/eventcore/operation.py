@@ -1,7 +1,8 @@
 """A running operation: ids and clock on entry, one validation and one emit at its end.
 
 ``with emitter.operation(ChargeCard, provider="stripe") as op`` in a block, ``async with`` alike, or as a decorator on a
-function, coroutine function, generator or async generator.
+function, coroutine function, generator or async generator. Not in ``__del__``: a garbage collection may run that inside
+``ContextVar.set``, which CPython 3.11 does not survive when the variable is set again; emitting events there is safe.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from contextvars import Token
     from types import TracebackType
 
+    from eventcore.context import ContextProvider
     from eventcore.emitter import Emitter
     from eventcore.events import EventSpec
 
@@ -50,6 +52,11 @@ class LiveOperation(Scope, Generic[O]):
     start_ns = 0
     duration_ns = 0
     is_open = False
+    span_name: str | None = None
+    """The name that an instrumented library gave its span, where it is another than the type's."""
+    span_attributes: Mapping[str, Any] | None = None
+    """What instrumented libraries put on its span beside its fields."""
+    _foreign: tuple[ContextProvider, Any] | None = None
     _bound: Mapping[str, Any] | None = None
     _token: Token[Scope] | None = None
     _error: BaseException | None = None
@@ -82,6 +89,9 @@ class LiveOperation(Scope, Generic[O]):
             )
         emitter = self._emitter
         parent = SCOPE.get()
+        provider = emitter.context_provider
+        if provider is not None:
+            parent = provider.parent(parent) or parent
         random_bits = emitter.ids.random_bits
         trace_id = parent.trace_id
         if trace_id:
@@ -101,6 +111,8 @@ class LiveOperation(Scope, Generic[O]):
         self.start_ns = emitter.time_ns()
         emitter.operation_started(self)
         self._token = SCOPE.set(self)
+        if provider is not None:
+            self._foreign = (provider, provider.enter(self))
         self.is_open = True
         self._started = emitter.monotonic_ns()
         return self
@@ -108,9 +120,6 @@ class LiveOperation(Scope, Generic[O]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.outcome == "abandoned":  # shutdown has ended it already
-            self.suspend()
-            return
         if error is None:
             error = self._error
         if error is None:
@@ -138,14 +147,27 @@ class LiveOperation(Scope, Generic[O]):
             raise ValueError(f"unknown outcome {outcome!r}{did_you_mean(outcome, OUTCOMES)}")
         self._end(outcome, error)
 
+    @property
+    def holds(self) -> tuple[Token[Scope] | None, bool]:
+        """Its token while its scope is entered, and whether another tracing system's context refers to it."""
+        return self._token, self._foreign is not None
+
+    def abandon(self, remedy: str = "use a with block, or call end()") -> bool:
+        """End it as ``abandoned``, for the bus: nobody else will, or can; False if it has ended."""
+        if not self.is_open:
+            return False
+        self._end("abandoned", None)
+        self._emitter.misuses.report(self, "never_ended", remedy, may_raise=False)
+        return True
+
     def _end(self, outcome: str, error: BaseException | None) -> None:
         if not self.is_open:
-            raise OperationMisuse(
-                f"{self.event_type.__qualname__} ended {'twice' if self.start_ns else 'before it started'}"
-            )
+            self._ended_already()
+            return
         self.duration_ns = self._emitter.monotonic_ns() - self._started
         self.is_open = False
-        self.suspend()
+        # One that the bus abandons may have been left by other means: it has a scope to leave where it is in force.
+        is_left = self._leave() if outcome != "abandoned" or SCOPE.get() is self else True
         self.outcome = outcome
         if error is not None:
             named = getattr(error, "error_type", None)
@@ -153,26 +175,58 @@ class LiveOperation(Scope, Generic[O]):
             self.error = TracebackException.from_exception(error, capture_locals=False, lookup_lines=False)
             self._error = None
         self._emitter.operation_ended(self)
+        if not is_left and outcome != "abandoned":
+            remedy = "end it in the context that entered it, or call suspend() there before"
+            self._emitter.misuses.report(self, "ended_elsewhere", remedy, may_raise=error is None)
+
+    def _ended_already(self) -> None:
+        if self.outcome == "abandoned":  # by shutdown, most likely: its block is left later, and that is no mistake
+            self._leave()
+        elif self.start_ns:
+            self._emitter.misuses.report(self, "ended_twice", "end() is not for use inside a with block")
+        else:
+            self._emitter.misuses.report(self, "ended_before_start", "enter it with a with block, or with __enter__()")
+
+    def _leave(self) -> bool:
+        """Leave its scope; False in another context than it was entered in, whose scope is not ours to change."""
+        token = self._token
+        if token is not None:
+            try:
+                SCOPE.reset(token)
+            except ValueError:
+                return False
+            self._token = None
+            if self._foreign is not None:
+                (provider, foreign_token), self._foreign = self._foreign, None
+                provider.exit(foreign_token)
+        return True
+
+    def disown(self) -> None:
+        """Leave its end to another process (after a fork): ending it here does nothing."""
+        self.is_open = False
+        self.outcome = "abandoned"
 
     def suspend(self) -> None:
-        """Leave its scope without ending it (in the context that entered it; another one's scope is left alone)."""
-        token, self._token = self._token, None
-        if token is not None:
-            try:  # noqa: SIM105 - contextlib.suppress costs 0.3 µs on the hot path
-                SCOPE.reset(token)
-            except (ValueError, RuntimeError):
-                pass  # ended in another context (one closed by another task or thread): that one is not ours to change
+        """Leave its scope without ending it, so that it can be ended in another context (thread or task).
+
+        It must be called in the context that entered it; elsewhere it does nothing.
+        """
+        self._leave()
 
     def resume(self) -> None:
-        """Enter its scope again after ``suspend``."""
+        """Enter its scope again after ``suspend``, here."""
         self._token = SCOPE.set(self)
+        provider = self._emitter.context_provider
+        if provider is not None:
+            self._foreign = (provider, provider.enter(self))
 
     def build(self) -> O:
         """Return the validated event (called once, where it is first needed)."""
         try:
             return self.event_type(**self.fields)
         except Exception as error:
-            if self._emitter.strict and self.error is None:  # an exception on its way out must not be replaced
+            # An exception on its way out must not be replaced, and the bus that abandons is nobody to raise at.
+            if self._emitter.strict and self.error is None and self.outcome != "abandoned":
                 raise
             return self._salvage(error)
 
@@ -184,12 +238,17 @@ class LiveOperation(Scope, Generic[O]):
             reason = "; ".join(f"{p['loc'][0] if p['loc'] else '?'}: {p['msg']}" for p in problems)
         else:  # a validator of the type's own broke: nothing given can be trusted
             wrong, reason = set(self.fields), f"a validator raised {type(error).__name__}"
-        values: dict[str, Any] = dict.fromkeys(self.event_type.model_fields, unset)
-        values.update({key: value for key, value in self.fields.items() if key not in wrong})
         if not self.invalid:
             self.invalid = tuple(sorted(wrong))
             self._emitter.report_invalid(self.event_type, self.invalid, reason)
-        return self.event_type.model_construct(**values)
+        left = {key: value for key, value in self.fields.items() if key not in wrong}
+        fields = self.event_type.model_fields
+        try:
+            event = self.event_type(**left)
+        except Exception:  # noqa: BLE001 - a required field is among the wrong ones, most likely: the rest stays as given
+            missing = {key for key, field in fields.items() if field.is_required() and key not in left}
+            event = self.event_type.model_construct(**left, **dict.fromkeys(missing, unset))
+        return event.model_copy(update=dict.fromkeys(wrong & fields.keys(), unset))
 
     # -- what happens inside -----------------------------------------------------------------------------------------
 
@@ -197,11 +256,12 @@ class LiveOperation(Scope, Generic[O]):
         """Give results; they are validated once, after the end."""
         if not results.keys() <= self.event_type.__event__.fields.keys():
             self._refuse(results)
-        self._refuse_ended("results must be set before")
-        self.fields.update(results)
+        if not self._has_ended("set() it before its end"):
+            self.fields.update(results)
 
     def event(self, event: Event, *, severity: Severity | str | None = None, tags: Sequence[str] = ()) -> None:
         """Emit an event inside this operation."""
+        self._has_ended("emit before its end")  # emitted all the same: it did happen
         token = SCOPE.set(self)
         try:
             self._emitter.emit(event, severity=severity, tags=tags)
@@ -210,17 +270,22 @@ class LiveOperation(Scope, Generic[O]):
 
     def fail(self, error: BaseException) -> None:
         """Let it end as a failure although no exception leaves the block."""
-        self._refuse_ended("it can no longer fail")
-        self._error = error
+        if not self._has_ended("fail() it before its end"):
+            self._error = error
 
     def link(self, trace_id: str, span_id: str) -> None:
         """Link another span, by its ids (32 and 16 hexadecimal digits)."""
-        self._refuse_ended("links must be set before")
-        self.links = (*self.links, (parse_id(trace_id, 32), parse_id(span_id, 16)))
+        ids = (parse_id(trace_id, 32), parse_id(span_id, 16))
+        if not self._has_ended("link() it before its end"):
+            self.links = (*self.links, ids)
 
-    def _refuse_ended(self, remedy: str) -> None:
-        if self.outcome is not None:
-            raise OperationMisuse(f"{self.event_type.__qualname__} has ended; {remedy}")
+    def _has_ended(self, remedy: str) -> bool:
+        """Whether it has ended, which is misuse."""
+        if self.outcome is None:
+            return False
+        if self.outcome != "abandoned":  # the bus may have ended it while its block still runs
+            self._emitter.misuses.report(self, "used_after_end", remedy)
+        return True
 
     def _refuse(self, fields: Mapping[str, Any]) -> None:
         spec = self.event_type.__event__

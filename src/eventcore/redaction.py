@@ -67,6 +67,8 @@ _CARD = re.compile(r"(?<![\w-])[2-6](?:[ -]?\d){12,18}(?![\w-])")  # no part of 
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SHORTEST = 6
 MAX_DEPTH = 20
+_HOLD_NO_TEXT = frozenset({int, float, bool, type(None)})
+_NUMERIC_KINDS = "biufcmM"
 _CONTAINERS = (Mapping, list, tuple, set, frozenset)
 
 
@@ -96,13 +98,27 @@ def scrub(value: Any, around: tuple[int, ...] = ()) -> Any:
     ``around`` are the ids of the containers it is in. What is nested deeper than ``MAX_DEPTH`` is not looked at, so it
     is hidden.
     """
+    if value.__class__ in _HOLD_NO_TEXT:  # first: arrays have hundreds of them
+        return value
     if isinstance(value, str):
         return scrub_text(value)
     if isinstance(value, bytes):
         text = value.decode("latin-1")
         scrubbed = scrub_text(text)
         return value if scrubbed is text else scrubbed.encode("latin-1")
-    return _scrub_container(value, around) if isinstance(value, _CONTAINERS) else value
+    if isinstance(value, _CONTAINERS):
+        return _scrub_container(value, around)
+    return _scrub_array(value, around)
+
+
+def _scrub_array(value: Any, around: tuple[int, ...]) -> Any:
+    """Return an array (of numpy or alike, which is not imported) as a list without secrets; others as they are."""
+    try:
+        items = value.tolist() if value.dtype.kind not in _NUMERIC_KINDS else None
+    except Exception:  # noqa: BLE001 - no array, or one that does not work
+        return value
+    scrubbed = scrub(items, around)
+    return value if scrubbed is items else scrubbed
 
 
 def _scrub_container(value: Any, around: tuple[int, ...]) -> Any:

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from pydantic_settings.exceptions import SettingsError
 
 from eventcore.errors import ConfigurationError, did_you_mean, mistakes
+from eventcore.journal_config import JournalConfig
 
 __all__ = ["PluginSettings", "Settings", "Sources", "load_settings"]
 
@@ -50,6 +51,9 @@ class Frame(BaseSettings):
         default=False, description="Raise on results that do not validate (for tests) instead of leaving them out."
     )
     shutdown_timeout_s: float = Field(5.0, gt=0, description="How long shutdown may take.")
+    journal: JournalConfig = Field(
+        default_factory=lambda: JournalConfig.model_validate({}), description="The journal of durable handlers."
+    )
     handlers: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Handlers by name.")
     plugins: PluginSettings = Field(PluginSettings(block=()), description="Which plugins to load.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,13 @@ from eventcore.vocabulary import PluginBroken, Started, Stopped
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+    from types import FrameType
 
     from eventcore.ids import Clock, Ids
     from eventcore.instruments import Instrument
     from eventcore.service import Service
 
-__all__ = ["configure", "shutdown"]
+__all__ = ["configure", "shutdown", "shutdown_on_signals"]
 
 
 def configure(
@@ -74,10 +76,15 @@ def configure(
         ids=ids,
         strict=frame.strict,
         shutdown_timeout_s=frame.shutdown_timeout_s,
+        journal=frame.journal,
     )
     emitter.plugins = found
+    emitter.settings = read
+    if before.durability.uses(frame.journal):
+        before.shutdown()  # already here: a journal belongs to one emitter
     try:
         _add_handlers(emitter, found, read, ready)
+        emitter.check_durable_types()
         if before is not unconfigured:
             before.shutdown()  # only now: a mistake in the settings of handlers leaves the old one running
         for name, table in read.services.items():
@@ -102,6 +109,26 @@ def shutdown(timeout_s: float | None = None) -> ShutdownReport:
     if emitter is unconfigured:
         return ShutdownReport({}, 0, ())
     return emitter.shutdown(timeout_s)
+
+
+def shutdown_on_signals(*numbers: int, timeout_s: float | None = None) -> None:
+    """Have SIGTERM (or these signals) shut the emitter in use down before they do what they did before.
+
+    Offered, never imposed: without it, SIGTERM ends a process without delivering what waits. Raises ValueError outside
+    the main thread, as ``signal.signal`` does.
+    """
+    for number in numbers or (signal.SIGTERM,):
+        before = signal.getsignal(number)
+
+        def stop(received: int, frame: FrameType | None, before: Any = before) -> None:
+            shutdown(timeout_s)
+            if callable(before):
+                before(received, frame)
+            elif before is signal.SIG_DFL:
+                signal.signal(received, signal.SIG_DFL)
+                signal.raise_signal(received)  # so that the exit status is the signal's
+
+        signal.signal(number, stop)
 
 
 def _retire(emitter: Emitter) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "HandlerChanged",
     "InvalidResult",
     "LogRecord",
+    "Misuse",
     "PluginBroken",
     "Started",
     "Stopped",
@@ -77,6 +78,22 @@ class InvalidResult(
     reason: str
 
 
+class Misuse(
+    Event,
+    name="eventcore.misuse",
+    category=Category.EXECUTION,
+    severity=Severity.WARNING,
+    message="{operation} {what}: {remedy}",
+):
+    """An operation was used against its life cycle; the first time that this happens to operations of its name."""
+
+    operation: str
+    what: Annotated[
+        Literal["ended_twice", "ended_before_start", "ended_elsewhere", "never_ended", "used_after_end"], Label
+    ]
+    remedy: str
+
+
 class LogRecord(Event, name="log.record", category=Category.EXECUTION, message="{text}"):
     """A line written through ``ec.get_logger`` or ``ec.log_request``."""
 
@@ -101,5 +118,5 @@ class AdHocOperation(Operation):
     attributes: dict[str, Any] = Field(default_factory=dict)
 
 
-EVENTS = (Started, Stopped, PluginBroken, HandlerChanged, InvalidResult, LogRecord)
+EVENTS = (Started, Stopped, PluginBroken, HandlerChanged, InvalidResult, Misuse, LogRecord)
 """The concrete ones, for the catalog."""

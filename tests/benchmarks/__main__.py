@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 
-GROUPS = ("dispatch", "startup", "signals", "by_logfire")
+GROUPS = ("dispatch", "startup", "signals", "by_logfire", "load")
 PEERS = ("structlog", "prometheus-client", "opentelemetry-sdk", "blinker", "bubus", "logfire", "pydantic")
 
 
@@ -26,8 +26,11 @@ def main(names: list[str]) -> int:
     heading = f"{'measure':<52}{'ours':>11}  {'peer':<30}{'':>11}{'ratio':>8}  {'middle half':<14}"
     print(heading + f"{'reach':>6}")
     missed = 0
+    below: list[str] = []
     for group in names or GROUPS:
-        for row in _run(group):
+        rows, lines = _run(group)
+        below += lines
+        for row in rows:
             verdict = {True: "", False: "  NOT REACHED", None: ""}[row.is_reached]
             missed += row.is_reached is False
             low, high = row.spread
@@ -40,25 +43,31 @@ def main(names: list[str]) -> int:
             )
     if missed:
         print(f"\n{missed} not reached")
+    if below:
+        print("\n" + "\n".join(below))
+    print("\nload average " + ", ".join(f"{load:.2f}" for load in os.getloadavg()))
     return 0
 
 
 def _run(group: str):
+    """Return a group's rows and the lines it has below the table."""
     environment = {**os.environ, "PYDANTIC_DISABLE_PLUGINS": "" if group == "by_logfire" else "__all__"}
     code = f"import tests.benchmarks.__main__ as m; m.child({group!r})"
     run = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=False)
     if run.returncode:
         print(f"group {group} failed (exit {run.returncode})")
-        return []
+        return [], []
     return pickle.loads(run.stdout.split(b"\n--rows--\n")[-1])
 
 
 def child(group: str) -> None:
-    """Run one group and write its rows to standard output, pickled."""
-    rows = [case() for case in importlib.import_module(f"tests.benchmarks.{group}").CASES]
+    """Run one group and write its rows, and its lines below the table, to standard output, pickled."""
+    module = importlib.import_module(f"tests.benchmarks.{group}")
+    rows = [case() for case in module.CASES]
     flat = [row for made in rows for row in (made if isinstance(made, list) else [made])]
+    below = [line for case in getattr(module, "BELOW", ()) for line in (*case(), "")]
     sys.stdout.flush()
-    sys.stdout.buffer.write(b"\n--rows--\n" + pickle.dumps(flat))
+    sys.stdout.buffer.write(b"\n--rows--\n" + pickle.dumps((flat, below)))
 
 
 def _figure(value: float, unit: str) -> str:

@@ -128,7 +128,9 @@ def test_the_index_lists_what_there_is():
     _, http = start(plugins=[Extra()])
     status, _, body = ask(f"{http.url}/")
     paths = [line.split()[0] for line in body.decode().splitlines()]
-    assert (status, paths) == (200, ["/", "/broken", "/echo", "/health", "/livez", "/metrics", "/readyz", "/wrong"])
+    debug = [f"/debug/eventcore{part}" for part in ("", "/catalog", "/explain")]
+    extra = ["/health", "/livez", "/metrics", "/readyz", "/wrong"]
+    assert (status, paths) == (200, ["/", "/broken", *debug, "/echo", *extra])
 
 
 def test_an_unknown_path_is_answered_with_the_list():

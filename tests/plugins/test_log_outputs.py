@@ -11,13 +11,14 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import eventcore as ec
 from eventcore_log.handler import LogHandler
-from tests.support.log_lines import FILE, Bare, Keep, Note, configure, emitting, read, shown
+from tests.support.log_lines import FILE, Bare, Keep, Note, Work, configure, emitting, logged, read, shown
 
 # -- where lines go ----------------------------------------------------------------------------------------------------
 
@@ -97,6 +98,9 @@ def test_an_output_that_cannot_be_written_is_a_configuration_error(tmp_path, out
         ({"outptu": "stdout"}, "unknown option 'outptu'; did you mean 'output'"),
         ({"output": ""}, "option 'output' is ''"),
         ({"output": 3}, "option 'output' is 3: Input should be a valid string"),
+        ({"sample_rate": 2}, "option 'sampling' is 2: Input should be less than or equal to 1"),
+        ({"hash_based": "maybe"}, "option 'sampling_by' is 'maybe': Input should be 'random' or 'trace'"),
+        ({"sample_rate": 0.1, "sampling": 0.2}, "'sample_rate' and 'sampling' are two names of one option"),
     ],
 )
 def test_wrong_options_are_clear_errors(options, message):
@@ -251,3 +255,51 @@ def test_the_plugin_module_is_light():
     program = "import sys, eventcore_log; print([m for m in ('structlog', 'orjson') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "[]"
+
+
+# -- sampling ----------------------------------------------------------------------------------------------------------
+
+
+def test_sampling_has_the_names_of_the_tinyllm_guide(tmp_path):
+    """``sample_rate``, ``max_per_second`` and ``hash_based`` work as in the guide, from a file as from code."""
+    (tmp_path / "eventcore.toml").write_text(
+        "[handlers.log]\nsample_rate = 0.5\nmax_per_second = 500\nhash_based = true\n"
+    )
+    config = ec.configure().handler("log").config
+    assert (config.sampling, config.sampling_by, config.max_per_second) == (0.5, "trace", 500)
+    ec.shutdown()
+    assert LogHandler(hash_based=False).config.sampling_by == "random"
+    plain = LogHandler().config
+    assert (plain.sampling, plain.sampling_by, plain.max_per_second, plain.keep_from) == (1, "random", None, None)
+
+
+def test_log_sampling_really_samples_and_keeps_traces_whole():
+    """Of sampled lines a share is written, with all lines of a trace or none, and the rest is counted."""
+    used = []
+
+    def code(emitter):
+        used.append(emitter)
+        for number in range(200):
+            with emitter.operation(Work):
+                emitter.emit(Note(text=f"{number}"))
+
+    lines = logged(code, sample_rate=0.3, hash_based=True)
+    traces = Counter(line["trace_id"] for line in lines)
+    assert set(traces.values()) == {2}
+    assert 30 < len(traces) < 100
+    row = used[0].ledger().handler("log")
+    assert (row.accepted, row.sampled) == (len(lines), 400 - len(lines))
+
+
+def test_a_storm_of_lines_is_limited_except_for_what_is_kept():
+    """``max_per_second`` bounds a storm; with ``keep_from`` no error is lost in it."""
+
+    def code(emitter):
+        for number in range(500):
+            emitter.emit(Note(text="storm"))
+            if number % 100 == 0:
+                emitter.emit(Note(text="failed"), severity="error")
+
+    levels = Counter(line["level"] for line in logged(code, max_per_second=5, keep_from="error"))
+    assert levels["error"] == 5
+    assert 5 <= levels["info"] < 100

@@ -1,0 +1,195 @@
+"""Who answers: a running process over HTTP, or a fresh emitter with the settings found here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote, urlsplit
+
+import typer
+
+from eventcore.cli.output import fail, say
+from eventcore.errors import EventCoreError
+from eventcore.explanation import explain
+from eventcore.health import bus_checks, run_checks
+from eventcore.inspection import catalog_of, head_of, inspect
+from eventcore.rehearsal import rehearse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eventcore.emitter import Emitter
+
+__all__ = ["Config", "Import", "Source", "Url", "say_source", "source_of"]
+
+TIMEOUT_S = 10.0
+MAX_BODY = 64_000_000
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", metavar="URL", help="Ask the process that serves there, such as http://127.0.0.1:9090."),
+]
+Config = Annotated[
+    str | None, typer.Option("--config", metavar="FILE", help="Settings to use instead of those found here.")
+]
+Import = Annotated[
+    list[str] | None,
+    typer.Option("--import", metavar="MODULE", help="Module of your own event types; may be repeated."),
+]
+
+
+class Source(ABC):
+    """Answers questions; EventCoreError where it cannot."""
+
+    @abstractmethod
+    def inspection(self) -> dict[str, Any]:
+        """Return ``inspection.inspect``."""
+
+    @abstractmethod
+    def catalog(self) -> dict[str, Any]:
+        """Return ``inspection.catalog_of``."""
+
+    @abstractmethod
+    def explanation(self, event: str, severity: str | None) -> dict[str, Any]:
+        """Return ``explanation.explain``."""
+
+    @abstractmethod
+    def health(self) -> dict[str, Any]:
+        """Return the report of ``health.run_checks``."""
+
+
+class Fresh(Source):
+    """A fresh emitter, on which nothing is opened and nothing emitted."""
+
+    def __init__(self, config: str | None, modules: Sequence[str] = ()) -> None:
+        for module in modules:
+            _import(module)
+        self._emitter: Emitter = rehearse(config)
+
+    def inspection(self) -> dict[str, Any]:
+        """Inspect the fresh emitter."""
+        return {"source": "fresh", **inspect(self._emitter)}
+
+    def catalog(self) -> dict[str, Any]:
+        """List what installed plugins know."""
+        return {"source": "fresh", **catalog_of(self._emitter)}
+
+    def explanation(self, event: str, severity: str | None) -> dict[str, Any]:
+        """Explain by the fresh emitter."""
+        try:
+            return {"source": "fresh", **explain(self._emitter, event, severity)}
+        except ValueError as error:
+            raise EventCoreError(str(error)) from None
+
+    def health(self) -> dict[str, Any]:
+        """Run the checks on the fresh emitter."""
+        plugins = self._emitter.plugins
+        checks = [*bus_checks(self._emitter), *(plugins.health_checks(self._emitter) if plugins else ())]
+        return {"source": "fresh", **head_of(self._emitter), **run_checks(checks)}
+
+
+class Running(Source):
+    """A process that serves eventcore's routes at ``url``."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise EventCoreError(f"--url {url!r} is no address; write it like http://127.0.0.1:9090")
+        self.url = url.rstrip("/")
+
+    def inspection(self) -> dict[str, Any]:
+        """Ask the process to inspect itself."""
+        return self._answer("/debug/eventcore", "handlers")
+
+    def catalog(self) -> dict[str, Any]:
+        """Ask the process for its catalog."""
+        return self._answer("/debug/eventcore/catalog", "events")
+
+    def explanation(self, event: str, severity: str | None) -> dict[str, Any]:
+        """Ask the process to explain."""
+        asked = f"?event={quote(event)}" + (f"&severity={quote(severity)}" if severity else "")
+        return self._answer(f"/debug/eventcore/explain{asked}", "handlers")
+
+    def health(self) -> dict[str, Any]:
+        """Ask the process for its health; 503 is an answer."""
+        return self._answer("/health", "checks")
+
+    def _answer(self, path: str, key: str) -> dict[str, Any]:
+        status, body = self._get(path)
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict) or not (key in answer or ("eventcore" in answer and "error" in answer)):
+            raise EventCoreError(
+                f"{self.url} answers, but not as eventcore does (status {status} for {path.partition('?')[0]}): "
+                "give the address where the process serves [http], and mind that it runs this version of eventcore"
+            )
+        if "error" in answer:
+            raise EventCoreError(f"{self.url}: {answer['error']}")
+        return {"source": self.url, **answer}
+
+    def _get(self, path: str) -> tuple[int, bytes]:
+        # No proxy: the process is asked directly, on this machine as a rule. The scheme was checked.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(self.url + path, timeout=TIMEOUT_S) as response:
+                return response.status, response.read(MAX_BODY)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read(MAX_BODY)
+        except Exception as error:  # noqa: BLE001 - whatever a server or the network does, it did not answer
+            reason = getattr(error, "reason", None) or error
+            raise EventCoreError(
+                f"nothing answers at {self.url} ({reason}); start the process with [http] in its settings, or leave "
+                "out --url to look at a fresh one"
+            ) from None
+
+
+def source_of(url: str | None, config: str | None = None, modules: Sequence[str] | None = None) -> Source:
+    """Return who answers; ends the command where that is impossible."""
+    if url is not None and (config is not None or modules):
+        fail("--url asks a running process, which has its settings and modules; leave out --config and --import")
+    try:
+        return Fresh(config, modules or ()) if url is None else Running(url)
+    except EventCoreError as error:
+        fail(error)
+
+
+def say_source(answer: dict[str, Any], *, is_trial: bool = False) -> None:
+    """Say whom the answer speaks of; a trial never asks a running process."""
+    if is_trial:
+        say(f"Through the handlers of a fresh emitter; {_settings(answer['settings'])}", style="dim")
+    elif answer["source"] != "fresh":
+        service = answer.get("service", {}).get("name")
+        who = f" (service {service}, process {answer.get('pid')})" if service else ""
+        say(f"Running process at {answer['source']}{who}", style="dim")
+    else:
+        say(
+            f"A fresh emitter, not a running one (ask that with --url); {_settings(answer.get('settings'))}",
+            style="dim",
+        )
+    say()
+
+
+def _settings(origin: dict[str, Any] | None) -> str:
+    if origin is None:
+        return "no settings were read"
+    variables = f" and {', '.join(origin['variables'])}" if origin["variables"] else ""
+    if origin["file"] is None:
+        return f"settings: defaults{variables}, no file found"
+    return f"settings: {origin['file']}{variables}"
+
+
+def _import(module: str) -> None:
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # noqa: BLE001 - whatever the module does when imported
+        raise EventCoreError(f"--import {module}: {type(error).__name__}: {error}") from None

@@ -1,0 +1,67 @@
+"""An emitter as the settings describe it, on which nothing happens: no file, connection, thread or server is opened.
+
+For questions about what would be: its handlers are rehearsed, not attached, its services are not started, and its
+journal is not opened. A handler that opens something when it is made, and not when it is attached, does so here too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eventcore.catalog import Catalog
+from eventcore.delivery import Queue
+from eventcore.emitter import Emitter, Resource
+from eventcore.inspection import known_events
+from eventcore.plugins import Plugins
+from eventcore.settings import Sources, load_settings
+from eventcore.setup import _add_handlers, _has_structlog
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from eventcore.handler import Handler
+    from eventcore.journal_config import JournalConfig
+
+__all__ = ["rehearse"]
+
+
+class _IdleQueue(Queue):
+    """Stands in for a durable handler's queue, which would open the journal."""
+
+    is_durable = True
+
+
+class _Rehearsal(Emitter):
+    def __init__(self, *, resource: Resource, catalog: Catalog, journal: JournalConfig) -> None:
+        super().__init__(resource=resource, catalog=catalog, journal=journal)
+        self.durability.queue = lambda time_ns: _IdleQueue(self._ledger, time_ns)  # type: ignore[method-assign, assignment, return-value]  # see there
+
+    def add_handler(self, handler: Handler, *, name: str | None = None) -> Handler:
+        def rehearse_instead(emitter: Emitter) -> None:
+            del handler.attached  # so that rehearsed() may call it
+            handler.rehearsed(emitter)
+
+        handler.attached = rehearse_instead  # type: ignore[method-assign]  # what rehearsing is
+        return super().add_handler(handler, name=name)
+
+
+def rehearse(config: str | Path | None = None) -> Emitter:
+    """Return an emitter with the handlers that ``configure(config=…)`` would attach; emit nothing on it.
+
+    Raises ConfigurationError as ``configure`` does, except for what only shows when something is opened.
+    """
+    sources = Sources.find(config, {})
+    plugins = Plugins(block=sources.blocked_plugins())
+    settings = load_settings(sources, plugins.services(), {"log": {}} if _has_structlog() else {})
+    frame = settings.frame
+    emitter = _Rehearsal(
+        resource=Resource(frame.service, frame.version, frame.environment),
+        catalog=Catalog(packs=plugins.packs()),
+        journal=frame.journal,
+    )
+    emitter.plugins = plugins
+    emitter.settings = settings
+    _add_handlers(emitter, plugins, settings, {})
+    emitter.check_durable_types()
+    known_events(emitter, load=True)
+    return emitter

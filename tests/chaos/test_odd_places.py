@@ -1,0 +1,295 @@
+import asyncio
+import gc
+import itertools
+import os
+import signal
+import sys
+import threading
+
+import pytest
+
+import eventcore as ec
+from tests.chaos.account import Told, Work, balance, row_of
+from tests.support.handlers import Collect, Held
+
+
+@pytest.fixture
+def emitter():
+    """Return an emitter of the test's own."""
+    with ec.Emitter() as emitter:
+        yield emitter
+
+
+@pytest.fixture
+def handlers(emitter):
+    """Return an inline and a queued handler."""
+    return [emitter.add_handler(Collect(delivery=d, linger_s=0), name=d) for d in ("inline", "queued")]
+
+
+@pytest.fixture
+def unraisable(monkeypatch):
+    """Return the list of exceptions that Python could not raise anywhere."""
+    found = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: found.append(what.exc_value))
+    return found
+
+
+@pytest.fixture
+def alarm():
+    """Return a function that has a handler called again and again, each time after so many seconds of CPU time."""
+    before = signal.getsignal(signal.SIGVTALRM)
+
+    def ring(handler, every_s):
+        signal.signal(signal.SIGVTALRM, handler)
+        signal.setitimer(signal.ITIMER_VIRTUAL, every_s, every_s)
+
+    yield ring
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, before)
+
+
+def test_emits_of_finalizers_are_delivered_and_counted(emitter, handlers, unraisable):
+    """``emit`` may be called from finalizers: garbage collected in the middle of an emit costs nothing and nobody."""
+    last, died = [0], [0]
+
+    class Cycle:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            died[0] += 1
+            last[0] += 1
+            emitter.emit(Told(n=last[0]))
+
+    before = gc.get_threshold()
+    gc.set_threshold(3)  # nearly every allocation may collect: inside emit, queue, ledger and envelope too
+    try:
+        for _ in range(1_000):
+            Cycle()
+            emitter.emit(Told(n=-1))
+            emitter.ledger() if died[0] % 50 == 0 else None
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert died[0] == 1_000
+    assert emitter.flush()
+    balance(emitter, 2_000)
+    for handler in handlers:
+        assert sorted(e.event.n for e in handler.got if e.event.n > 0) == list(range(1, 1_001))
+    assert unraisable == []
+
+
+def test_finalizers_in_new_threads_are_counted(emitter, handlers, unraisable):
+    """``emit`` from a finalizer that runs during a thread's very first emit is counted like any other."""
+
+    class Cycle:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            emitter.emit(Told(n=2))
+
+    def work():
+        Cycle()
+        emitter.emit(Told(n=1))
+
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(100):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert emitter.flush()
+    balance(emitter, 200)
+    assert unraisable == []
+
+
+def test_emits_of_a_signal_handler_are_delivered_and_counted(emitter, handlers, alarm):
+    """``emit`` may be called from signal handlers: one that interrupts an emit leaves both whole."""
+    rung = [0]
+
+    def ring(_number, _frame):
+        rung[0] += 1
+        emitter.emit(Told(n=rung[0], thread=1))
+
+    alarm(ring, 0.0005)
+    emitted = 0
+    while rung[0] < 200:
+        emitted += 1
+        emitter.emit(Told(n=emitted, thread=0))
+    alarm(signal.SIG_IGN, 0)
+    assert emitter.flush(20)
+    ledger = balance(emitter, emitted + rung[0])
+    assert row_of(ledger, "inline").delivered == emitted + rung[0]
+    row = row_of(ledger, "queued")
+    assert row.delivered + row.dropped["full"] == emitted + rung[0]
+    for (
+        handler
+    ) in handlers:  # a handler of signals may be interrupted by the next one, so only the others have an order
+        mine = [envelope.event.n for envelope in handler.got if envelope.event.thread == 0]
+        assert mine == sorted(set(mine))
+
+
+def test_an_operation_in_a_signal_handler_leaves_the_scope_alone(emitter, handlers, alarm):
+    """An operation of a signal handler nests in what it interrupts, and the scope is the same after it."""
+    rung = [0]
+
+    def ring(_number, _frame):
+        rung[0] += 1
+        with emitter.operation(Work, n=-1):
+            pass
+
+    alarm(ring, 0.0005)
+    emitted = 0
+    while rung[0] < 100:
+        emitted += 1
+        with emitter.operation(Work, n=emitted) as operation:
+            assert ec.current_operation() is operation
+        assert ec.current_operation() is None
+    alarm(signal.SIG_IGN, 0)
+    assert emitter.flush(20)
+    ledger = emitter.ledger()
+    assert ledger.operations == {"started": emitted + rung[0], "ended": emitted + rung[0]}
+    assert ledger.is_settled
+    inline = handlers[0]
+    assert len(inline.got) == emitted + rung[0]
+    by_span = {envelope.span.span_id: envelope for envelope in inline.got}
+    for envelope in inline.got:
+        parent = by_span.get(envelope.span.parent_span_id)
+        assert parent is None or (envelope.event.n, parent.event.n > 0) == (-1, True)
+
+
+def test_reading_the_account_in_a_signal_handler(emitter, handlers, alarm):
+    """The account may be read by a signal handler: totals are monotone, settled <= accepted <= emitted."""
+    seen = []
+
+    def ring(_number, _frame):
+        row = emitter.ledger().handler("queued")
+        seen.append((row.emitted, row.accepted, row.settled))
+
+    emitter.emit(Told())
+    alarm(ring, 0.0005)
+    emitted = 1
+    while len(seen) < 100:
+        emitted += 1
+        emitter.emit(Told(n=emitted))
+        if emitted % 20 == 0:
+            emitter.ledger()
+    alarm(signal.SIG_IGN, 0)
+    assert all(settled <= accepted <= emitted for emitted, accepted, settled in seen)
+    assert all(a <= b for one, other in itertools.pairwise(seen) for a, b in zip(one, other, strict=True))
+    assert emitter.flush(20)
+    balance(emitter, emitted)
+
+
+def test_a_loop_that_is_closed_early(emitter, handlers):
+    """An event loop that is closed while operations are open loses none of them: each ends once, as cancelled."""
+    started, all_started = [], asyncio.Event()
+
+    async def work(n):
+        with emitter.operation(Work, n=n):
+            emitter.emit(Told(n=n, thread=n))
+            started.append(n)
+            if len(started) == 20:
+                all_started.set()
+            await asyncio.sleep(3600)
+
+    async def main():
+        tasks = [asyncio.ensure_future(work(n)) for n in range(1, 21)]
+        await all_started.wait()
+        return tasks  # left behind: asyncio.run cancels them
+
+    asyncio.run(main())
+    assert emitter.flush()
+    ledger = balance(emitter, 20)
+    assert ledger.operations == {"started": 20, "ended": 20}
+    for handler in handlers:
+        ends = [envelope for envelope in handler.got if envelope.name == "chaos.work"]
+        assert sorted(envelope.event.n for envelope in ends) == list(range(1, 21))
+        assert {envelope.outcome for envelope in ends} == {"cancelled"}
+    assert emitter.open_operations() == ()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::ResourceWarning")
+def test_a_loop_that_is_closed_without_cancelling_its_tasks(emitter, handlers, unraisable):
+    """A loop closed with tasks in it leaves them to the garbage collector, and their operations still end once."""
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+
+    async def work(n):
+        with emitter.operation(Work, n=n):
+            await asyncio.sleep(3600)
+
+    async def generate(n):
+        async with emitter.operation(Work, n=n):
+            yield n
+            yield n
+
+    async def step(generator):
+        return await anext(generator)
+
+    tasks = [loop.create_task(work(n)) for n in range(10)]
+    generators = [generate(n) for n in range(10, 20)]
+    for generator in generators:
+        loop.run_until_complete(step(generator))
+    loop.close()
+    del tasks, generators, generator
+    gc.collect()
+    assert emitter.flush()
+    emitter.shutdown()
+    ledger = emitter.ledger()
+    assert ledger.operations["started"] == 20
+    assert ledger.operations["ended"] + ledger.operations.get("abandoned", 0) == 20
+    assert ledger.is_settled
+    for handler in handlers:
+        ends = [envelope for envelope in handler.got if envelope.name == "chaos.work"]
+        assert sorted(envelope.event.n for envelope in ends) == list(range(20))
+        assert {envelope.outcome for envelope in ends} <= {"cancelled", "abandoned"}
+    assert [error for error in unraisable if "no running event loop" not in str(error)] == []
+
+
+def test_emits_go_on_after_the_loop_is_closed(emitter, handlers):
+    """The bus does not live in an event loop: emits before, in and after one reach the same worker in order."""
+
+    async def work():
+        for n in range(11, 21):
+            emitter.emit(Told(n=n))
+
+    for n in range(1, 11):
+        emitter.emit(Told(n=n))
+    asyncio.run(work())
+    for n in range(21, 31):
+        emitter.emit(Told(n=n))
+    assert emitter.flush()
+    balance(emitter, 30)
+    for handler in handlers:
+        assert [envelope.event.n for envelope in handler.got] == list(range(1, 31))
+
+
+def test_a_signal_handler_may_ask_for_shutdown_twice(emitter):
+    """``shutdown`` interrupted by a signal handler that calls it again ends in bounded time; nothing is lost."""
+    held = emitter.add_handler(Held(linger_s=0), name="held")
+    for n in range(1, 6):
+        emitter.emit(Told(n=n))
+    assert held.entered.wait(10)
+    inner = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: inner.append(emitter.shutdown(0.2)))
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        held.release.set()
+
+    timer = threading.Timer(0.1, interrupt)
+    timer.start()
+    try:
+        report = emitter.shutdown(20)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert report.is_clean
+    assert len(inner) == 1
+    assert row_of(emitter.ledger(), "held").delivered == 5

@@ -1,0 +1,162 @@
+"""Redaction from end to end: what lines, spans and the last resort show of secrets and control characters."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pytest
+
+import eventcore as ec
+from eventcore.envelope import Envelope
+from tests.support.handlers import Collect
+
+SECRET = "sk-abcdefghijklmnop1234"
+HIDDEN = "[REDACTED_API_KEY]"
+MARK = "[REDACTED]"
+
+
+class Visit(ec.Event, name="secrets.visit", category="user", message="{page} for {correlation_id}"):
+    page: str
+    kind: Literal["in", "out"] = "in"
+    card: Annotated[str | None, ec.Sensitive] = None
+    notes: list[str] = []  # noqa: RUF012 - pydantic copies defaults
+
+
+class Fetch(ec.Operation, name="secrets.fetch", category="integration", failure_message="fetching {url} failed"):
+    url: str
+    pin: Annotated[str | None, ec.Sensitive] = None
+
+
+class Named(ec.Operation, name="secrets.named", category="data", each=("who",)):
+    who: ec.Array[str] = ec.unset
+
+
+def everything(emitter):
+    """Put the secret into every place that text can come from."""
+    with ec.bound(correlation_id=f"c {SECRET}", tenant=f"t {SECRET}", password="hunter2"):
+        emitter.emit(Visit(page=f"p {SECRET}", card="hunter2", notes=[SECRET]), tags=[f"tag {SECRET}"])
+        with contextlib.suppress(ValueError), emitter.operation(Fetch, url=f"u {SECRET}", pin="hunter2"):
+            raise ValueError(f"refused {SECRET}") from KeyError(f"cause {SECRET}")
+        with emitter.operation(Named) as op:
+            op.set(who=np.array(["ada", f"eve {SECRET}"]))
+    assert emitter.flush()
+
+
+@pytest.mark.parametrize("delivery", ["inline", "queued"])
+@pytest.mark.parametrize("shape", ["console", "json"])
+def test_no_secret_reaches_a_log_line(shape, delivery):
+    """Message, payload, bound fields, correlation id, tags and exception text are scrubbed, inline and queued."""
+    log = {"format": shape, "output": "log", "delivery": delivery, "min_severity": "trace"}
+    with ec.configure(service="s", handlers={"log": log}) as emitter:
+        everything(emitter)
+    text = Path("log").read_text()
+    assert SECRET not in text
+    assert "hunter2" not in text
+    for shown in ("refused", "cause", "tag", "p", "u", "t", "c", "eve"):
+        assert f"{shown} {HIDDEN}" in text
+
+
+@pytest.mark.parametrize("delivery", ["inline", "queued"])
+def test_a_json_line_names_what_was_redacted(delivery):
+    """What was redacted is noted: the line's ``redacted`` names the fields, whoever found the secret in them."""
+    log = {"format": "json", "output": "log", "delivery": delivery, "min_severity": "trace", "exclude": "eventcore.*"}
+    with ec.configure(service="s", handlers={"log": log}) as emitter:
+        everything(emitter)
+        emitter.emit(Visit(page="plain"))
+    visit, fetch, _, eve, plain = [json.loads(line) for line in Path("log").read_text().splitlines()]
+    around = {"tenant", "password", "correlation_id"}
+    assert set(visit["redacted"]) == {"page", "card", "notes", "tags"} | around
+    assert len(visit["redacted"]) == len(set(visit["redacted"]))
+    assert {"url", "pin", "exception"} | around <= set(fetch["redacted"])
+    assert "who" in eve["redacted"]
+    assert "redacted" not in plain
+
+
+def test_no_secret_reaches_a_span():
+    """Attributes, bound fields, correlation id, tags, exception event and status are scrubbed (spans are queued)."""
+    with ec.configure(service="s", handlers={"span": {"exporter": "memory"}}) as emitter:
+        everything(emitter)
+        fetch, _, eve = emitter.handler("span").exporter.spans
+        text = repr(emitter.handler("span").exporter.spans)
+    assert SECRET not in text
+    assert "hunter2" not in text
+    assert fetch.attributes["url"] == f"u {HIDDEN}"
+    assert fetch.attributes["tenant"] == f"t {HIDDEN}"
+    assert fetch.attributes["correlation_id"] == f"c {HIDDEN}"
+    assert fetch.attributes["pin"] == fetch.attributes["password"] == MARK
+    assert f"refused {HIDDEN}" in fetch.status_message
+    assert f"cause {HIDDEN}" in fetch.events[0].attributes["exception.stacktrace"]
+    assert eve.attributes["who"] == f"eve {HIDDEN}"
+
+
+def test_the_envelope_names_what_was_redacted():
+    """``envelope.redacted`` names the fields that were changed, and none where there was nothing to hide."""
+    emitter = ec.Emitter()
+    handler = emitter.add_handler(Collect())
+    emitter.emit(Visit(page=f"p {SECRET}", card="4111"))
+    emitter.emit(Visit(page="plain"))
+    emitter.shutdown()
+    assert all(isinstance(envelope, Envelope) and envelope.is_redacted for envelope in handler.got)
+    assert [set(envelope.redacted) for envelope in handler.got] == [{"page", "card"}, set()]
+
+
+def test_an_inline_handler_is_told_that_free_text_was_not_searched():
+    """Inline sinks get sensitive fields hidden, and can see whether the pattern net was applied."""
+    emitter = ec.Emitter()
+    handler = emitter.add_handler(Collect(delivery="inline"))
+    with emitter.operation(Named):
+        pass
+    emitter.emit(Visit(page="p", card="4111"))
+    assert [envelope.is_redacted for envelope in handler.got] == [False, True]
+    assert handler.got[1].event.card == MARK
+
+
+@pytest.mark.parametrize(
+    "attack", ["\x1b[2J\x1b]0;title\x07", "line\nERROR other: forged", "\r\x85\u2028", "\u202eevil", "\x9b31m"]
+)
+def test_the_last_resort_handler_neutralises_control_characters(capsys, attack):
+    """An emitter that nobody configured writes one printable line, whatever is in message, name and data."""
+    ec.emit_event(f"odd {attack}", severity="error", message=f"said {attack}")
+    ec.emit_event("odd", severity="error", data={attack: attack})
+    lines = capsys.readouterr().err.split("\n")
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+    assert "said" in lines[0]
+
+
+def test_the_last_resort_handler_shows_no_secret(capsys):
+    """Before ``configure()``, too: fields, messages and the facts that messages show are scrubbed."""
+    with ec.bound(correlation_id=SECRET):
+        ec.get_emitter().emit(Visit(page=SECRET, card="hunter2"), severity="error")
+    ec.emit_event("odd", severity="error", data={"password": "hunter2", "note": SECRET})
+    text = capsys.readouterr().err
+    assert text.count(HIDDEN) == 3
+    assert SECRET not in text
+    assert "hunter2" not in text
+
+
+def test_no_secret_around_an_event_reaches_a_queued_handler():
+    """Tags, bound fields and the correlation id are scrubbed in the worker's first step, for handlers of all kinds."""
+    emitter = ec.Emitter()
+    handler = emitter.add_handler(Collect())
+    with ec.bound(correlation_id=f"c {SECRET}", tenant=f"t {SECRET}", password="hunter2", plain="p") as scope:
+        emitter.emit(Visit(page="p"), tags=("ok", SECRET))
+        with emitter.operation(Fetch, url="u") as op:
+            pass
+        assert emitter.flush()
+        assert (scope.bound["password"], op.bound["password"]) == ("hunter2", "hunter2")
+    visit, fetch = handler.got
+    for envelope in (visit, fetch):
+        assert envelope.scope.bound == {"tenant": f"t {HIDDEN}", "password": MARK, "plain": "p"}
+        assert envelope.correlation_id == envelope.get("correlation_id") == f"c {HIDDEN}"
+        assert {"tenant", "password", "correlation_id"} <= set(envelope.redacted)
+    assert list(visit.tags) == ["ok", HIDDEN]
+    assert visit.message == f"p for c {HIDDEN}"
+    assert fetch.trace_id == f"{op.trace_id:032x}" == f"{fetch.scope.trace_id:032x}"
+    assert "tags" in visit.redacted
+    assert "plain" not in visit.redacted
+    emitter.shutdown()
