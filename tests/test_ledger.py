@@ -148,7 +148,7 @@ def test_dead_threads_are_folded(emitter):
         thread.start()
         thread.join()
     assert emitter.ledger().handler("collect").delivered == 50
-    assert len(emitter._ledger._living) <= 1
+    assert len(emitter._ledger._state[0]) <= 1
     gc.collect()
     assert emitter.ledger().handler("collect").delivered == 50
 

@@ -10,10 +10,10 @@ import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 
-from eventcore.emitter import get_emitter
 from eventcore.explanation import explain
 from eventcore.health import HealthCheck, HealthStatus, bus_checks, run_checks
 from eventcore.http import HttpRequest, HttpResponse, HttpRoute
+from eventcore.in_use import get_emitter
 from eventcore.inspection import UnknownEvent, catalog_of, head_of, inspect
 from eventcore.plugins import Plugins
 from eventcore_http.events import RouteFailed

@@ -28,10 +28,10 @@ from eventcore.vocabulary import AdHocEvent, AdHocOperation, LogRecord
 from eventcore_log.values import NUMBERS, is_numeric_array, is_secret, plain, scrubbed
 
 if TYPE_CHECKING:
-    from eventcore.emitter import Resource
     from eventcore.envelope import Envelope
     from eventcore.events import Event
     from eventcore.operation import LiveOperation
+    from eventcore.resource import Resource
 
 __all__ = ["RESERVED", "RESERVED_BY_OPERATIONS", "Line", "Lines"]
 

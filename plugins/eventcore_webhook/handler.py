@@ -56,7 +56,9 @@ class WebhookConfig(HandlerConfig):
     ca_file: Path | None = Field(
         None, description="Certificate authorities (PEM) to trust for https instead of the system's."
     )
-    delivery: Literal["queued"] | None = Field(None, description="A webhook is always posted by a worker of its own.")
+    delivery: Literal["queued", "durable"] | None = Field(
+        None, description="Posted by a worker of its own; 'durable' keeps what waits on disk, across restarts."
+    )
     # Larger batches would bring nothing, and what a timeout of shutdown leaves undone could not be told apart.
     batch_size: int = Field(1, ge=1, description="Most envelopes handed over at once.")
 
@@ -72,7 +74,8 @@ class WebhookHandler(Handler):
     """Posts events as Standard Webhooks; in order, one at a time, with retries that hold their place.
 
     What was not delivered raises in the worker, so the bus counts it, reports it, and puts an endpoint that keeps
-    failing into quarantine. Held in memory: what waits is lost with the process. ``delivered``, ``failed`` and
+    failing into quarantine. What waits is held in memory, and lost
+    with the process, unless ``delivery = "durable"`` makes the journal its outbox. ``delivered``, ``failed`` and
     ``retried`` count events, events, and repeated attempts.
     """
 

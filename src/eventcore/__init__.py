@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from eventcore.context import inject as inject
     from eventcore.context import unbind_context as unbind_context
     from eventcore.emitter import Emitter as Emitter
-    from eventcore.emitter import Resource as Resource
-    from eventcore.emitter import get_emitter as get_emitter
-    from eventcore.emitter import set_emitter as set_emitter
     from eventcore.envelope import Envelope as Envelope
     from eventcore.errors import BreakerOpen as BreakerOpen
     from eventcore.errors import ConfigurationError as ConfigurationError
@@ -61,6 +58,8 @@ if TYPE_CHECKING:
     from eventcore.http import HttpResponse as HttpResponse
     from eventcore.http import HttpRoute as HttpRoute
     from eventcore.ids import Ids as Ids
+    from eventcore.in_use import get_emitter as get_emitter
+    from eventcore.in_use import set_emitter as set_emitter
     from eventcore.instruments import Counter as Counter
     from eventcore.instruments import Gauge as Gauge
     from eventcore.instruments import Histogram as Histogram
@@ -70,6 +69,7 @@ if TYPE_CHECKING:
     from eventcore.instruments import rename as rename
     from eventcore.operation import LiveOperation as LiveOperation
     from eventcore.plugins import hookimpl as hookimpl
+    from eventcore.resource import Resource as Resource
     from eventcore.service import Service as Service
     from eventcore.service import ServiceConfig as ServiceConfig
     from eventcore.setup import configure as configure
@@ -82,7 +82,7 @@ _MODULES = {
     "catalog": "Catalog",
     "context": "baggage bind_context bound continue_trace current_operation current_trace in_context inject "
     "unbind_context",
-    "emitter": "Emitter Resource get_emitter set_emitter",
+    "emitter": "Emitter",
     "envelope": "Envelope",
     "errors": "BreakerOpen ConfigurationError DefinitionError EventCoreError InstrumentError NotDurable "
     "OperationMisuse PartialFailure PluginError",
@@ -91,6 +91,8 @@ _MODULES = {
     "handler": "Handler HandlerConfig",
     "health": "HealthCheck HealthResult HealthStatus",
     "http": "HttpRequest HttpResponse HttpRoute",
+    "in_use": "get_emitter set_emitter",
+    "resource": "Resource",
     "ids": "Ids",
     "instruments": "Counter Gauge Histogram bins codes const rename",
     "operation": "LiveOperation",

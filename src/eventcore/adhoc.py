@@ -15,8 +15,8 @@ from typing import Any, TypeVar, overload
 
 from eventcore.context import SCOPE, parse_id
 from eventcore.decoration import decorated
-from eventcore.emitter import get_emitter
 from eventcore.events import Category, Event, Operation, Severity
+from eventcore.in_use import get_emitter
 from eventcore.operation import LiveOperation
 from eventcore.redaction import scrub_mapping, scrub_text
 from eventcore.vocabulary import AdHocEvent, AdHocOperation, LogRecord

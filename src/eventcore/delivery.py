@@ -125,6 +125,7 @@ class Queue:
         return True
 
     def _full(self, envelope: Envelope) -> None:
+        self._wake()  # first: a drop is the last thing done, so that an interruption finds it counted or not begun
         if self._closed:
             self._drop(envelope, "shutdown")
         elif self._overflow == "drop_oldest":
@@ -134,7 +135,6 @@ class Queue:
             self._items.append(envelope)
         else:
             self._drop(envelope, "full")
-        self._wake()
 
     def _make_room(self) -> None:
         while len(self._items) >= self._capacity:
@@ -290,7 +290,7 @@ class Queue:
 
     def holds(self, envelope: Envelope) -> bool:
         """Whether an envelope has got here: it waits, is being handled, or was."""
-        return envelope.was_prepared or any(item is envelope for item in (*tuple(self._items), *self._in_flight))
+        return envelope.is_redacted or any(item is envelope for item in (*tuple(self._items), *self._in_flight))
 
     @property
     def depth(self) -> int:

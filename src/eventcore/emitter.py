@@ -24,7 +24,6 @@ from eventcore.events import Event, Operation, Severity
 from eventcore.handler import Handler
 from eventcore.ids import Clock, Ids, SystemClock
 from eventcore.isolation import Quarantine
-from eventcore.last_resort import LastResort
 from eventcore.ledger import Cells, Ledger, LedgerSnapshot
 from eventcore.misuse import Misuses
 from eventcore.operation import LiveOperation
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from eventcore.service import Service
     from eventcore.settings import Settings
 
-__all__ = ["Emitter", "Resource", "ShutdownReport", "get_emitter", "set_emitter", "unconfigured"]
+__all__ = ["Emitter"]
 
 E = TypeVar("E", bound=Operation)
 
@@ -144,7 +143,7 @@ class Emitter:
         if cells.handling is not None or (route.inline and (cells.depth or route.durable)):
             self._deliver_otherwise(route, envelope, cells)
             return
-        attachment = None
+        passed = 0  # counted right after the call: an interruption finds out which sink it has hit
         if not route.inline:
             try:
                 for sink, attachment in route.sinks:
@@ -152,8 +151,9 @@ class Emitter:
                         sink(envelope)
                     except Exception as error:  # noqa: BLE001 - the caller is never harmed
                         self._failed(attachment, envelope, error)
+                    passed += 1
             except BaseException:
-                self._count_interrupted(route, attachment, set(), envelope)
+                self._count_interrupted(route, passed, set(), envelope)
                 raise
             return
         if route.redact:
@@ -167,8 +167,9 @@ class Emitter:
                 except Exception as error:  # noqa: BLE001 - the caller is never harmed; one block per sink is the point
                     failed = (failed or set()) | {attachment.name}
                     self._failed(attachment, envelope, error)
+                passed += 1
         except BaseException:  # KeyboardInterrupt and the like pass, but what they cut off is counted
-            self._count_interrupted(route, attachment, failed or set(), envelope)
+            self._count_interrupted(route, passed, failed or set(), envelope)
             raise
         finally:
             cells.depth = 0
@@ -211,10 +212,9 @@ class Emitter:
             if name not in names:
                 self._ledger.count(name, route.key.event, route.key.phase, "delivered")
 
-    def _count_interrupted(self, route: Route, at: Attachment | None, failed: set[str], envelope: Envelope) -> None:
+    def _count_interrupted(self, route: Route, passed: int, failed: set[str], envelope: Envelope) -> None:
         """Count what a KeyboardInterrupt, or what a signal handler raised, cut off; a queue may hold it already."""
-        attachments = [attachment for _, attachment in route.sinks]
-        rest = attachments[attachments.index(at) :] if at is not None else attachments
+        rest = [attachment for _, attachment in route.sinks[passed:]]
         missed = {a.name for a in rest if a.queue is None or not a.queue.holds(envelope)} - failed
         for name in missed:
             self._ledger.count(name, route.key.event, route.key.phase, "failed")
@@ -449,7 +449,7 @@ class Emitter:
         return self._shutdown_report or ShutdownReport({}, 0, ("another thread is still shutting down",))
 
     def _shut_down(self, deadline: float) -> ShutdownReport:
-        operations = sum(self._abandon(operation) for operation in list(self._open.values()))
+        operations = sum(operation.abandon(is_misuse=False) for operation in list(self._open.values()))
         errors = []
         for stop in reversed(self.on_shutdown.copy()):
             try:
@@ -515,28 +515,6 @@ class Emitter:
 
 
 _EMITTERS: weakref.WeakSet[Emitter] = weakref.WeakSet()
-
-
-def _unconfigured() -> Emitter:
-    emitter = Emitter()
-    emitter.add_handler(LastResort(min_severity=Severity.WARNING))
-    return emitter
-
-
-_default: Emitter = _unconfigured()
-unconfigured = _default
-
-
-def get_emitter() -> Emitter:
-    """Return the emitter in use: the configured one, else the one that only writes warnings to stderr."""
-    return _default
-
-
-def set_emitter(emitter: Emitter | None) -> Emitter:
-    """Make ``emitter`` the one in use (None: the unconfigured one) and return the one before."""
-    global _default
-    before, _default = _default, emitter or unconfigured
-    return before
 
 
 def _after_fork() -> None:

@@ -122,7 +122,13 @@ class Envelope:
     @property
     def id(self) -> str:
         """UUIDv7 of this envelope."""
-        return self._once("id", lambda: format_uuid7(self.time_ns, self._sequence, self._ids.salt))
+        cache = self._cache
+        if cache is None:
+            cache = self._cache = {}
+        text = cache.get("id")
+        if text is None:
+            text = cache["id"] = format_uuid7(self.time_ns, self._sequence, self._ids.salt)
+        return text
 
     @property
     def time(self) -> dt.datetime:
@@ -250,11 +256,6 @@ class Envelope:
             self.tags = tags
             changed.append("tags")
         return changed
-
-    @property
-    def was_prepared(self) -> bool:
-        """Whether a worker has had it in its hands."""
-        return self._is_redacted
 
     def hide_sensitive(self) -> None:
         """Replace values of sensitive fields only: what inline handlers get, since they run in the caller."""

@@ -99,6 +99,7 @@ class EventSpec:
     """The facts of one event class.
 
     ``is_plain``: all fields hold immutable scalars, so an operation may be validated after its end, in a worker.
+    ``names``: those of the fields, for a quick look.
     ``texts``: the fields that may hold free text, in which secrets are looked for.
     """
 
@@ -108,6 +109,7 @@ class EventSpec:
     message: str | None
     logger: str
     fields: Mapping[str, FieldSpec]
+    names: frozenset[str]
     is_operation: bool
     span: str = ""
     start_message: str | None = None
@@ -253,6 +255,7 @@ def _spec_of(cls: type[Event], given: Mapping[str, Any]) -> EventSpec:
             message=given.get("message"),
             logger=given.get("logger") or name.split(".", 1)[0],
             fields=types.MappingProxyType(fields),
+            names=frozenset(fields),
             is_operation=cls.__allowed_keywords__ is _OPERATION_KEYWORDS,
             span=given.get("span") or name,
             start_message=given.get("start_message"),

@@ -25,10 +25,10 @@ from eventcore.handler import Handler
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from eventcore.emitter import Resource
     from eventcore.events import Event, Severity
     from eventcore.fields import FieldSpec
     from eventcore.operation import LiveOperation
+    from eventcore.resource import Resource
 
 __all__ = ["Witness", "example_envelope", "example_fields"]
 

@@ -246,6 +246,11 @@ class Instrument:
             raise InstrumentError(
                 f"{self.name!r} is no metric name: ASCII letters, digits and underscores, no digit first"
             )
+        if not isinstance(self.labels, Mapping):
+            raise InstrumentError(
+                f"instrument {self.name!r}: labels maps label names to sources, such as {{'status': 'outcome'}}; "
+                f"it is {self.labels!r}"
+            )
         if not self.types:
             raise InstrumentError(f"instrument {self.name!r}: on=() observes nothing; name at least one event type")
         for event_type in self.types:

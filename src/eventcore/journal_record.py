@@ -153,8 +153,7 @@ class ReplayedEnvelope(Envelope):
         )
         self._is_redacted = True
         self._cache = {"id": row.id, "message": facts["message"]}
-        if facts["redacted"]:
-            self.redacted = tuple(facts["redacted"])
+        self.redacted = tuple(facts["redacted"])
 
 
 class Replay:

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from eventcore.dispatch import Attachment
     from eventcore.durable_emit import Awaited
@@ -68,13 +69,16 @@ class Cells(threading.local):
         ledger.register(self.counts)
 
 
+_Thread = tuple[threading.Thread, defaultdict[Hashable, int]]
+
+
 class Ledger:
     """Folds the counts of all threads."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._living: list[tuple[threading.Thread, defaultdict[Hashable, int]]] = []
-        self._folded: Counter[Hashable] = Counter()
+        # Swapped as one: a signal handler may read in the middle of a fold.
+        self._state: tuple[tuple[_Thread, ...], Counter[Hashable]] = ((), Counter())
         self.cells = Cells(self)
         self.started = OperationKey("started")
         self.ended = OperationKey("ended")
@@ -85,7 +89,8 @@ class Ledger:
         """Take the counts of a new thread, and fold those of threads that have ended."""
         with self._lock:
             self._fold_dead()
-            self._living.append((threading.current_thread(), counts))
+            living, folded = self._state
+            self._state = ((*living, (threading.current_thread(), counts)), folded)
 
     def count(self, handler: str, event: str, phase: str, outcome: str, number: int = 1) -> None:
         """Add to one outcome, in the calling thread's counts."""
@@ -95,8 +100,9 @@ class Ledger:
         """Return the folded counts of all threads, by key."""
         with self._lock:
             self._fold_dead()
-            total = Counter(self._folded)
-            for _, counts in self._living:
+            living, folded = self._state
+            total = Counter(folded)
+            for _, counts in living:
                 total.update(dict(counts))
             return total
 
@@ -134,13 +140,16 @@ class Ledger:
         )
 
     def _fold_dead(self) -> None:
-        living = []
-        for thread, counts in self._living:
+        living, folded = self._state
+        if all(thread.is_alive() for thread, _ in living):
+            return
+        alive, folded = [], Counter(folded)
+        for thread, counts in living:
             if thread.is_alive():
-                living.append((thread, counts))
+                alive.append((thread, counts))
             else:
-                self._folded.update(counts)
-        self._living = living
+                folded.update(counts)
+        self._state = (tuple(alive), folded)
 
 
 @dataclass(slots=True)

@@ -1,8 +1,9 @@
 """A running operation: ids and clock on entry, one validation and one emit at its end.
 
 ``with emitter.operation(ChargeCard, provider="stripe") as op`` in a block, ``async with`` alike, or as a decorator on a
-function, coroutine function, generator or async generator. Not in ``__del__``: a garbage collection may run that inside
-``ContextVar.set``, which CPython 3.11 does not survive when the variable is set again; emitting events there is safe.
+function, coroutine function, generator or async generator. Not in ``__del__`` or a signal handler: with CPython 3.11
+the interpreter was seen to crash there in ``ContextVar.set`` (presumably one ``set`` inside another). Emitting events
+is safe.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class LiveOperation(Scope, Generic[O]):
         spec: EventSpec | None = getattr(event_type, "__event__", None)
         if spec is None or not spec.is_operation:
             raise TypeError(f"{event_type!r} is no ec.Operation with a name, so it cannot be started")
-        if not fields.keys() <= spec.fields.keys():
+        if not spec.names.issuperset(fields):
             self._refuse(fields)
 
     @property
@@ -152,12 +153,16 @@ class LiveOperation(Scope, Generic[O]):
         """Its token while its scope is entered, and whether another tracing system's context refers to it."""
         return self._token, self._foreign is not None
 
-    def abandon(self, remedy: str = "use a with block, or call end()") -> bool:
-        """End it as ``abandoned``, for the bus: nobody else will, or can; False if it has ended."""
+    def abandon(self, remedy: str = "use a with block, or call end()", *, is_misuse: bool = True) -> bool:
+        """End it as ``abandoned``, for the bus: nobody else will, or can; False if it has ended.
+
+        At shutdown that is no misuse: a service that is stopped has requests under way.
+        """
         if not self.is_open:
             return False
         self._end("abandoned", None)
-        self._emitter.misuses.report(self, "never_ended", remedy, may_raise=False)
+        if is_misuse:
+            self._emitter.misuses.report(self, "never_ended", remedy, may_raise=False)
         return True
 
     def _end(self, outcome: str, error: BaseException | None) -> None:
@@ -254,7 +259,7 @@ class LiveOperation(Scope, Generic[O]):
 
     def set(self, **results: Any) -> None:
         """Give results; they are validated once, after the end."""
-        if not results.keys() <= self.event_type.__event__.fields.keys():
+        if not self.event_type.__event__.names.issuperset(results):
             self._refuse(results)
         if not self._has_ended("set() it before its end"):
             self.fields.update(results)

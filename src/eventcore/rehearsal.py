@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from eventcore.catalog import Catalog
 from eventcore.delivery import Queue
-from eventcore.emitter import Emitter, Resource
+from eventcore.emitter import Emitter
 from eventcore.inspection import known_events
 from eventcore.plugins import Plugins
+from eventcore.resource import Resource
 from eventcore.settings import Sources, load_settings
 from eventcore.setup import _add_handlers, _has_structlog
 

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from eventcore.catalog import Catalog
-from eventcore.emitter import Emitter, Resource, ShutdownReport, get_emitter, set_emitter, unconfigured
+from eventcore.emitter import Emitter
 from eventcore.errors import ConfigurationError
 from eventcore.events import Event, Severity
 from eventcore.handler import Handler
+from eventcore.in_use import get_emitter, set_emitter, unconfigured
 from eventcore.last_resort import LastResort
 from eventcore.plugins import Plugins
+from eventcore.resource import Resource
 from eventcore.settings import Settings, Sources, explain, load_settings
+from eventcore.shutdown_report import ShutdownReport
 from eventcore.vocabulary import PluginBroken, Started, Stopped
 
 if TYPE_CHECKING:

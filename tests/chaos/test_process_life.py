@@ -1,11 +1,12 @@
 import os
 import signal
+import threading
 from collections import Counter
 
 import pytest
 
 import eventcore as ec
-from tests.chaos.account import PROGRAMS, Told, balance, ended, numbers, report, row_of, start
+from tests.chaos.account import PROGRAMS, Told, balance, ended, in_order, numbers, report, row_of, start
 from tests.support.handlers import Collect, eventually
 
 LINGER_S = 0.02
@@ -164,6 +165,37 @@ def test_forks_in_mid_stream(tmp_path):
     lines = [tuple(map(int, line.split())) for line in received.read_text().splitlines()]
     assert len(lines) == len(set(lines)) == emitted + 10 * 20, "nothing lost, nothing twice"
     assert all(received_by == emitted_by for received_by, emitted_by, _ in lines)
+
+
+def test_forks_while_other_threads_emit():
+    """A forked child owes nothing of what other threads were about to queue: its account is exact from the start."""
+    stop = threading.Event()
+    with ec.Emitter() as emitter:
+        handler = emitter.add_handler(Collect(linger_s=0), name="collect")
+        emitted = [0, 0, 0]
+
+        def emit(thread):
+            while not stop.is_set():
+                emitted[thread] += 1
+                emitter.emit(Told(n=emitted[thread], thread=thread))
+
+        threads = [threading.Thread(target=emit, args=(thread,)) for thread in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(15):
+                child = os.fork()
+                if child == 0:
+                    is_exact = all(row.pending == 0 for row in emitter.ledger().rows)
+                    os._exit(0 if is_exact and emitter.flush(5) else 1)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert emitter.flush(20)
+        balance(emitter, sum(emitted))
+        assert in_order(handler)
 
 
 def test_a_full_disk_fails_exactly_the_lines_that_are_missing(tmp_path):

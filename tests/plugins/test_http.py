@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import eventcore as ec
 import eventcore_http
-from eventcore.emitter import unconfigured
+from eventcore.in_use import unconfigured
 from eventcore.plugins import Plugins
 from eventcore_http import server
 from eventcore_http.service import HttpService

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
 
-from eventcore.emitter import Emitter, get_emitter, set_emitter, unconfigured
+from eventcore.emitter import Emitter
 from eventcore.handler import Handler
+from eventcore.in_use import get_emitter, set_emitter, unconfigured
 from eventcore.testing.clock import FakeClock, deterministic_ids
 from eventcore.testing.recorded import Recorded
 

@@ -33,9 +33,10 @@ from pydantic import SecretStr
 
 from eventcore.catalog import Catalog
 from eventcore.delivery import call_bounded
-from eventcore.emitter import Emitter, Resource
+from eventcore.emitter import Emitter
 from eventcore.errors import ConfigurationError
 from eventcore.handler import Handler
+from eventcore.resource import Resource
 from eventcore.testing.conformance_events import (
     CARD,
     EVENTS,

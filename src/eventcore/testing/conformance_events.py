@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from eventcore.adhoc import emit_error_event, emit_event, get_logger, span
 from eventcore.context import bound
-from eventcore.emitter import Emitter, set_emitter
 from eventcore.events import Category, Event, Operation, Severity
 from eventcore.fields import Array, Measure, Sensitive, unset
+from eventcore.in_use import set_emitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from eventcore.emitter import Emitter
 
 __all__ = ["CARD", "EVENTS", "Poison", "emit_mixture", "emit_some", "unencodable_values"]
 
