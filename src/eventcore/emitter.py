@@ -61,6 +61,41 @@ class Emitter:
     blocks because of a handler (except where a handler's delivery says ``block``).
     """
 
+    # A dictionary shared between instances ends at 30 names; beyond it every look-up on the emit path is dearer.
+    __slots__ = (
+        "__weakref__",
+        "_attachments",
+        "_changing",
+        "_enabled",
+        "_is_shutting_down",
+        "_ledger",
+        "_open",
+        "_per_thread",
+        "_routes",
+        "_shut",
+        "_shutdown_report",
+        "_shutter",
+        "_wanted",
+        "catalog",
+        "clock",
+        "context_provider",
+        "durability",
+        "emit_times",
+        "ids",
+        "misuses",
+        "monotonic_ns",
+        "on_shutdown",
+        "plugins",
+        "resource",
+        "services",
+        "settings",
+        "shutdown_timeout_s",
+        "strict",
+        "time_ns",
+        "timed_mask",
+        "trace_bound",
+    )
+
     def __init__(
         self,
         *,
@@ -84,7 +119,7 @@ class Emitter:
         self.trace_bound = 0
         self.timed_mask = NOT_TIMED
         self._ledger = Ledger()
-        self._cells: Cells = self._ledger.cells
+        self._per_thread = self._ledger.per_thread
         self.emit_times = EmitTimes(self._ledger)
         self.durability = Durability(self._ledger, self.catalog, journal, self._report)
         self._changing = threading.RLock()
@@ -137,7 +172,7 @@ class Emitter:
             await self.durability.emit(self._deliver, route, envelope)
 
     def _deliver(self, route: Route, envelope: Envelope) -> None:  # noqa: C901 - the heart of dispatch, read in one piece
-        cells = self._cells
+        cells = self._per_thread.cells
         counts = cells.counts
         counts[route.key] += 1
         if cells.handling is not None or (route.inline and (cells.depth or route.durable)):
@@ -253,7 +288,7 @@ class Emitter:
                 route,
                 Envelope(event, route.severity, tags, time_ns, ids.next_sequence(), ids, operation, operation, START),
             )
-        self._cells.counts[self._ledger.started] += 1
+        self._per_thread.cells.counts[self._ledger.started] += 1
         open_operations = self._open
         open_operations[operation.span_id] = operation
         if len(open_operations) > self.misuses.watermark:
@@ -263,14 +298,15 @@ class Emitter:
         """Emit an operation that has ended (called by the operation)."""
         self._open.pop(operation.span_id, None)
         ledger = self._ledger
+        counts = self._per_thread.cells.counts
         outcome = operation.outcome
         event_type = operation.event_type
         if outcome == "success":
             route = self._routes[event_type, None]
-            self._cells.counts[ledger.ended] += 1
+            counts[ledger.ended] += 1
         else:
             route = self._routes[event_type, event_type.__event__.severity_of(outcome)]
-            self._cells.counts[ledger.abandoned if outcome == "abandoned" else ledger.ended] += 1
+            counts[ledger.abandoned if outcome == "abandoned" else ledger.ended] += 1
         if not route.sinks:
             return
         ids = self.ids
@@ -398,7 +434,7 @@ class Emitter:
             f"{type(error).__name__}: {error}" if error else "see its earlier failures" if what != "recovered" else "-"
         )
         severity = Severity.INFO if what == "recovered" else None
-        cells = self._cells
+        cells = self._per_thread.cells
         before, cells.handling = (
             cells.handling,
             next((a for a in self._attachments if a.name == handler), cells.handling),
@@ -500,12 +536,12 @@ class Emitter:
         self.misuses.after_fork()
         for operation in self._open.values():  # the parent's to end: a with block left here must not deliver it again
             operation.disown()
-            self._cells.counts[self._ledger.abandoned] += 1
+            self._ledger.cells.counts[self._ledger.abandoned] += 1
         self._open.clear()
         for attachment in self._attachments:
             if attachment.queue is not None:
                 attachment.queue.after_fork()
-        if not self._cells.depth:  # what other threads were about to put is the parent's too
+        if not self._ledger.cells.depth:  # what other threads were about to put is the parent's too
             for row in self._ledger.snapshot().rows:
                 if row.pending > 0:
                     self._ledger.count(row.handler, row.event, row.phase, "forked", row.pending)

@@ -82,6 +82,7 @@ def test_a_crash_loses_what_waited_and_nothing_else(tmp_path, number):
     """A crash loses best-effort queues up to the linger time: what arrived before is there, in order, without gaps."""
     process = start("chaos_ending.py", "killed", LINGER_S, folder=tmp_path)
     wait_until_busy(tmp_path, process)
+    assert eventually(lambda: numbers(tmp_path / "got"), 20)
     process.send_signal(number)  # no handler of ours is installed: SIGTERM kills as it does any Python program
     ended(process, status=-number)
     said, got = numbers(tmp_path / "said"), numbers(tmp_path / "got")
