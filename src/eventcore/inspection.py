@@ -19,7 +19,7 @@ from eventcore.catalog import Catalog
 from eventcore.errors import EventCoreError, did_you_mean
 from eventcore.events import Event, Severity
 from eventcore.redaction import scrub, scrub_mapping
-from eventcore.settings import PREFIX
+from eventcore.settings import NOT_SETTINGS, PREFIX
 from eventcore.vocabulary import EVENTS
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _origin(settings: Settings | None) -> dict[str, Any] | None:
     sources = settings.sources
     return {
         "file": str(sources.file.absolute()) if sources.file else None,
-        "variables": sorted(name for name in sources.variables if name.startswith(PREFIX)),
+        "variables": sorted(name for name in sources.variables if name.startswith(PREFIX) and name not in NOT_SETTINGS),
         "code": sorted(sources.given),
     }
 

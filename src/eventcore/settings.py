@@ -25,7 +25,7 @@ from eventcore.journal_config import JournalConfig
 __all__ = ["PluginSettings", "Settings", "Sources", "load_settings"]
 
 PREFIX = "EVENTCORE_"
-_NOT_SETTINGS = frozenset({"EVENTCORE_CONFIG", "EVENTCORE_DATA", "EVENTCORE_REQUIRE_SERVERS"})
+NOT_SETTINGS = frozenset({"EVENTCORE_CONFIG", "EVENTCORE_DATA", "EVENTCORE_REQUIRE_SERVERS"})
 _ALIASES = {"LOG_LEVEL": ("handlers", "log", "min_severity"), "LOG_FORMAT": ("handlers", "log", "format")}
 
 
@@ -94,7 +94,7 @@ class Sources:
     def _leaves(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield the path of every setting that a variable makes, JSON inside its value included, and its name."""
         for name, text in self.variables.items():
-            if not name.startswith(PREFIX) or name in _NOT_SETTINGS:
+            if not name.startswith(PREFIX) or name in NOT_SETTINGS:
                 continue
             path = tuple(name.removeprefix(PREFIX).lower().split("__"))
             try:
@@ -130,7 +130,7 @@ class Sources:
         for key in self.given:
             _check_key(key, known, "configure()")
         for name in self.variables:
-            if name.startswith(PREFIX) and name not in _NOT_SETTINGS:
+            if name.startswith(PREFIX) and name not in NOT_SETTINGS:
                 _check_key(name.removeprefix(PREFIX).lower().partition("__")[0], known, self.variable(name))
 
 
@@ -193,7 +193,7 @@ def explain(
 
 def _unreadable(sources: Sources) -> str:
     for name, text in sources.variables.items():
-        if name.startswith(PREFIX) and name not in _NOT_SETTINGS and text.lstrip()[:1] in ("{", "["):
+        if name.startswith(PREFIX) and name not in NOT_SETTINGS and text.lstrip()[:1] in ("{", "["):
             try:
                 json.loads(text)
             except ValueError:
