@@ -50,22 +50,21 @@ def alarm():
 
 def test_emits_of_finalizers_are_delivered_and_counted(emitter, handlers, unraisable):
     """``emit`` may be called from finalizers: garbage collected in the middle of an emit costs nothing and nobody."""
-    last, died = [0], [0]
+    died = [0]
 
     class Cycle:
-        def __init__(self):
-            self.me = self
+        def __init__(self, n):
+            self.me, self.n = self, n
 
         def __del__(self):
             died[0] += 1
-            last[0] += 1
-            emitter.emit(Told(n=last[0]))
+            emitter.emit(Told(n=self.n))
 
     before = gc.get_threshold()
     gc.set_threshold(3)  # nearly every allocation may collect: inside emit, queue, ledger and envelope too
     try:
-        for _ in range(1_000):
-            Cycle()
+        for n in range(1, 1_001):
+            Cycle(n)
             emitter.emit(Told(n=-1))
             emitter.ledger() if died[0] % 50 == 0 else None
     finally:
