@@ -73,8 +73,11 @@ def test_emits_of_finalizers_are_delivered_and_counted(emitter, handlers, unrais
     assert died[0] == 1_000
     assert emitter.flush()
     balance(emitter, 2_000)
+    ledger = emitter.ledger()
     for handler in handlers:
-        assert sorted(e.event.n for e in handler.got if e.event.n > 0) == list(range(1, 1_001))
+        got = [e.event.n for e in handler.got if e.event.n > 0]
+        # One that runs in a handler's own worker is taken for that handler's emit: counted, not delivered to it.
+        assert len(got) == len(set(got)) == 1_000 - row_of(ledger, handler.name).dropped["recursion"]
     assert unraisable == []
 
 
