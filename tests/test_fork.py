@@ -113,7 +113,12 @@ def test_a_forked_child_has_fresh_locks(emitter):
     assert emitter.flush()
     attachments = emitter.attachments
     locks = [attachment.quarantine.breaker._lock for attachment in attachments]
-    locks += [attachments[0].queue._settling, attachments[0].queue._starting, emitter._changing, emitter._ledger._lock]
+    locks += [
+        attachments[0].queue._settling,
+        attachments[0].queue._starting,
+        emitter._attachments.changing,
+        emitter._ledger._lock,
+    ]
     taken, release = threading.Event(), threading.Event()
 
     def hold():

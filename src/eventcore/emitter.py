@@ -1,35 +1,29 @@
 """The emitter: takes events, stamps envelopes, hands them to the handlers that want them.
 
 ``emit`` is the whole of dispatch: look up the route that was compiled for this type and severity, count, stamp, and
-call each sink. Everything else here is about handlers coming and going.
+call each sink. How handlers come and go is told in ``attaching``, the end in ``closing``.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-import time
 import weakref
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from eventcore.attaching import Attachments
 from eventcore.bound_emitter import BoundEmitter
 from eventcore.catalog import Catalog
+from eventcore.closing import Closing
 from eventcore.context import SCOPE
-from eventcore.delivery import Queue, call_bounded
 from eventcore.dispatch import START, Attachment, Route, Routes, Wanted
 from eventcore.durable_emit import Durability
 from eventcore.envelope import Envelope
-from eventcore.errors import ConfigurationError, EventCoreError
 from eventcore.events import Event, Operation, Severity
-from eventcore.handler import Handler
 from eventcore.ids import Clock, Ids, SystemClock
-from eventcore.isolation import Quarantine
 from eventcore.ledger import Cells, Ledger, LedgerSnapshot
 from eventcore.misuse import Misuses
 from eventcore.operation import LiveOperation
 from eventcore.resource import Resource
-from eventcore.sampling import Sampler
-from eventcore.shutdown_report import ShutdownReport
 from eventcore.timing import NOT_TIMED, EmitTimes
 from eventcore.vocabulary import HandlerChanged, InvalidResult
 
@@ -38,10 +32,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from eventcore.context import ContextProvider
+    from eventcore.handler import Handler
     from eventcore.journal_config import JournalConfig
     from eventcore.plugins import Plugins
     from eventcore.service import Service
     from eventcore.settings import Settings
+    from eventcore.shutdown_report import ShutdownReport
 
 __all__ = ["Emitter"]
 
@@ -65,16 +61,12 @@ class Emitter:
     __slots__ = (
         "__weakref__",
         "_attachments",
-        "_changing",
+        "_closing",
         "_enabled",
-        "_is_shutting_down",
         "_ledger",
         "_open",
         "_per_thread",
         "_routes",
-        "_shut",
-        "_shutdown_report",
-        "_shutter",
         "_wanted",
         "catalog",
         "clock",
@@ -84,7 +76,6 @@ class Emitter:
         "ids",
         "misuses",
         "monotonic_ns",
-        "on_shutdown",
         "plugins",
         "resource",
         "services",
@@ -122,21 +113,16 @@ class Emitter:
         self._per_thread = self._ledger.per_thread
         self.emit_times = EmitTimes(self._ledger)
         self.durability = Durability(self._ledger, self.catalog, journal, self._report)
-        self._changing = threading.RLock()
-        self._attachments: tuple[Attachment, ...] = ()
+        self._attachments = Attachments(self, self._ledger, self._recompile, self._report)
+        self._closing = Closing(self, self._attachments)
         self._routes = Routes((), self._ledger)
         self._wanted = Wanted(self._routes)
         self._enabled = True
         self._open: dict[int, LiveOperation[Any]] = {}
         self.context_provider: ContextProvider | None = None
         self.misuses = Misuses(self)
-        self._is_shutting_down = False
-        self._shutter = 0
-        self._shut = threading.Event()
-        self._shutdown_report: ShutdownReport | None = None
         self.plugins: Plugins | None = None
         self.settings: Settings | None = None
-        self.on_shutdown: list[Callable[[], None]] = []
         _EMITTERS.add(self)
 
     # -- emitting ----------------------------------------------------------------------------------------------------
@@ -343,64 +329,25 @@ class Emitter:
     @property
     def handlers(self) -> tuple[Handler, ...]:
         """The attached handlers, in the order in which they get an event."""
-        return tuple(attachment.handler for attachment in self._attachments)
+        return tuple(attachment.handler for attachment in self._attachments.all)
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
         """The attached handlers with their queues and quarantines."""
-        return self._attachments
+        return self._attachments.all
 
     def handler(self, name: str) -> Handler:
         """Return the handler called ``name``; KeyError names those there are."""
-        for attachment in self._attachments:
-            if attachment.name == name:
-                return attachment.handler
-        raise KeyError(f"no handler {name!r}; there are: {', '.join(a.name for a in self._attachments) or 'none'}")
+        return self._attachments.named(name).handler
 
     def add_handler(self, handler: Handler, *, name: str | None = None) -> Handler:
         """Attach a handler; events emitted from now on reach it. Returns the handler."""
-        if isinstance(handler, type) or not isinstance(handler, Handler):
-            raise TypeError(f"add_handler takes an instance of ec.Handler, not {handler!r}")
-        if not hasattr(handler, "config"):
-            raise TypeError(f"{type(handler).__name__}.__init__ must call super().__init__()")
-        with self._changing:
-            taken = {attachment.name for attachment in self._attachments}
-            wanted = name or handler.name or handler.kind or type(handler).__name__
-            if name and name in taken:
-                raise ConfigurationError(f"a handler named {name!r} is attached already; remove it first")
-            number = 2
-            handler.name = wanted
-            while handler.name in taken:
-                handler.name, number = f"{wanted}_{number}", number + 1
-            delivery = handler.config.delivery or handler.delivery
-            quarantine = Quarantine(handler.name, self._ledger, self._monotonic_s, self._recompile, self._report)
-            queue = None
-            if delivery != "inline":
-                is_durable = delivery == "durable"
-                queue = self.durability.queue(self.time_ns) if is_durable else Queue(self._ledger, self.time_ns)
-            sampler = Sampler(handler.config, self.ids, self.monotonic_ns)
-            attachment = Attachment(handler.name, handler, queue, quarantine, sampler)
-            if queue is not None:
-                queue.attach(attachment)
-            handler.attached(self)
-            self._attachments = (*self._attachments, attachment)
-            self._recompile()
-            if queue is not None:
-                queue.begin()
+        self._attachments.add(handler, name)
         return handler
 
     def remove_handler(self, handler: Handler | str, *, timeout_s: float = 5.0) -> int:
         """Detach a handler, deliver what it had accepted, close it; return how many envelopes were abandoned."""
-        with self._changing:
-            found = next((a for a in self._attachments if handler in (a.handler, a.name)), None)
-            if found is None:
-                raise KeyError(f"no handler {handler!r}; there are: {', '.join(a.name for a in self._attachments)}")
-            self._attachments = tuple(a for a in self._attachments if a is not found)
-            self._recompile()
-        lost, problem = self._close(found, time.monotonic() + timeout_s)
-        if problem:
-            raise EventCoreError(f"handler {found.name!r} was removed, but closing it went wrong: {problem}")
-        return lost
+        return self._attachments.remove(handler, timeout_s)
 
     def check_durable_types(self) -> None:
         """Raise ConfigurationError for an audit-class event type of the catalog that no durable handler takes."""
@@ -419,14 +366,11 @@ class Emitter:
         self._recompile()
 
     def _recompile(self) -> None:
-        with self._changing:
-            ratios = [getattr(a.handler, "sampling_ratio", None) for a in self._attachments]
+        with self._attachments.changing:
+            ratios = [getattr(a.handler, "sampling_ratio", None) for a in self._attachments.all]
             self.trace_bound = int(max((r for r in ratios if r is not None), default=0.0) * (1 << 64))
-            self._routes = Routes(self._attachments, self._ledger, is_enabled=self._enabled)
+            self._routes = Routes(self._attachments.all, self._ledger, is_enabled=self._enabled)
             self._wanted = Wanted(self._routes)
-
-    def _monotonic_s(self) -> float:
-        return self.clock.monotonic_ns() / 1e9
 
     def _report(self, handler: str, error: BaseException | None, what: str) -> None:
         """Tell the other handlers what became of one."""
@@ -437,7 +381,7 @@ class Emitter:
         cells = self._per_thread.cells
         before, cells.handling = (
             cells.handling,
-            next((a for a in self._attachments if a.name == handler), cells.handling),
+            next((a for a in self._attachments.all if a.name == handler), cells.handling),
         )
         try:
             self.emit(HandlerChanged(handler=handler, what=what, reason=reason), severity=severity)  # type: ignore[arg-type]
@@ -455,70 +399,19 @@ class Emitter:
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until all that was accepted before is handed over; False if that took longer than ``timeout_s``."""
         self.misuses.search(MAX_OPEN_OPERATIONS)
-        deadline = time.monotonic() + timeout_s
-        waits = [a.queue.request_flush() for a in self._attachments if a.queue is not None]
-        done = [wait(max(0.0, deadline - time.monotonic())) for wait in waits]
-        for attachment in self._attachments:
-            if attachment.queue is None:
-                problem = call_bounded(attachment.handler.flush, max(0.05, deadline - time.monotonic()))
-                if problem:
-                    attachment.quarantine.failed(EventCoreError(f"flush: {problem}"))
-                    done.append(False)
-        return all(done)
+        return self._attachments.flush(timeout_s)
+
+    @property
+    def on_shutdown(self) -> list[Callable[[], None]]:
+        """What is called when it is shut down, the last one first, before the handlers are closed."""
+        return self._closing.before
 
     def shutdown(self, timeout_s: float | None = None) -> ShutdownReport:
         """End open operations as abandoned, deliver what waits, close every handler, in bounded time; idempotent.
 
         ``timeout_s`` defaults to the setting ``shutdown_timeout_s``. A second caller waits for the first one's report.
         """
-        limit = self.shutdown_timeout_s if timeout_s is None else timeout_s
-        with self._changing:
-            is_first, self._is_shutting_down = not self._is_shutting_down, True
-        if not is_first and self._shutter == threading.get_ident() and self._shutdown_report is None:
-            return ShutdownReport({}, 0, ("called by a signal handler during shutdown, which goes on",))
-        if is_first:
-            self._shutter = threading.get_ident()
-            self._shutdown_report = self._shut_down(time.monotonic() + limit)
-            self._shut.set()
-        else:
-            self._shut.wait(limit)
-        return self._shutdown_report or ShutdownReport({}, 0, ("another thread is still shutting down",))
-
-    def _shut_down(self, deadline: float) -> ShutdownReport:
-        operations = sum(operation.abandon(is_misuse=False) for operation in list(self._open.values()))
-        errors = []
-        for stop in reversed(self.on_shutdown.copy()):
-            try:
-                stop()
-            except Exception as error:  # noqa: BLE001 - the others must still be stopped
-                errors.append(repr(error))
-        lost = {}
-        for attachment in self._attachments:
-            self._hurry(attachment)
-        for attachment in self._attachments:
-            lost[attachment.name], problem = self._close(attachment, deadline)
-            if problem:
-                errors.append(f"{attachment.name}: {problem}")
-        problem = self.durability.close(max(0.05, deadline - time.monotonic()))
-        if problem:
-            errors.append(problem)
-        kept = {a.name: a.queue.backlog for a in self._attachments if a.queue is not None and a.queue.backlog}
-        return ShutdownReport(lost, operations, tuple(errors), kept)
-
-    def _close(self, attachment: Attachment, deadline: float) -> tuple[int, str]:
-        """Close one handler by ``deadline``; return how many envelopes were abandoned, and what went wrong."""
-        attachment.is_closed = True
-        self._recompile()
-        self._hurry(attachment)
-        lost = attachment.queue.close(max(0.05, deadline - time.monotonic())) if attachment.queue is not None else 0
-        return lost, call_bounded(attachment.handler.close, max(0.05, deadline - time.monotonic()))
-
-    @staticmethod
-    def _hurry(attachment: Attachment) -> None:
-        try:
-            attachment.handler.closing()
-        except Exception as error:  # noqa: BLE001 - isolation is the point; it is reported
-            attachment.quarantine.failed(error)
+        return self._closing.shutdown(self.shutdown_timeout_s if timeout_s is None else timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -530,24 +423,21 @@ class Emitter:
 
     def after_fork(self) -> None:
         """Start anew in a forked child: fresh locks, empty queues, no open operations."""
-        self._changing = threading.RLock()
-        self._shut = threading.Event()
+        self._closing.after_fork()
         self._ledger.after_fork()
         self.misuses.after_fork()
         for operation in self._open.values():  # the parent's to end: a with block left here must not deliver it again
             operation.disown()
             self._ledger.cells.counts[self._ledger.abandoned] += 1
         self._open.clear()
-        for attachment in self._attachments:
-            if attachment.queue is not None:
-                attachment.queue.after_fork()
+        self._attachments.after_fork()
         if not self._ledger.cells.depth:  # what other threads were about to put is the parent's too
             for row in self._ledger.snapshot().rows:
                 if row.pending > 0:
                     self._ledger.count(row.handler, row.event, row.phase, "forked", row.pending)
 
     def __repr__(self) -> str:
-        return f"<Emitter {self.resource.service}: {', '.join(a.name for a in self._attachments) or 'no handlers'}>"
+        return f"<Emitter {self.resource.service}: {', '.join(a.name for a in self._attachments.all) or 'no handlers'}>"
 
 
 _EMITTERS: weakref.WeakSet[Emitter] = weakref.WeakSet()
