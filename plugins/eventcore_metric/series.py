@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
+from eventcore.exposition import label_sets, label_text
 from eventcore.instruments import Codes, Counter, Gauge, Histogram, Instrument
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from prometheus_client.core import Metric
-
-    from eventcore.events import EventSpec
-    from eventcore.instruments import Source
 
 __all__ = ["Distribution", "Family", "Number", "family_of", "label_text"]
 
@@ -55,18 +52,6 @@ class Distribution:
 
 
 A = TypeVar("A", bound=Number | Distribution)
-
-
-def label_text(value: Any) -> str:
-    """Return a label value as exported: None is empty, booleans are lower case, an enum member is its value."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Enum):
-        return label_text(value.value)
-    # A lone surrogate cannot be encoded, and would make every later scrape fail.
-    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class Family(ABC, Generic[A]):
@@ -236,27 +221,10 @@ def known_combinations(instrument: Instrument) -> list[tuple[str, ...]] | None:
     combinations: dict[tuple[str, ...], None] = {}
     for event_type in instrument.types:
         sets = []
-        for source in instrument.label_sources.values():
-            values = _values(instrument, source, event_type.__event__)
+        for values in label_sets(instrument, event_type.__event__).values():
             if values is None:
                 return None
             sets.append(values)
         for combination in itertools.islice(itertools.product(*sets), MAX_INITIAL_SERIES + 1):
             combinations[combination] = None
     return list(combinations)
-
-
-def _values(instrument: Instrument, source: Source, spec: EventSpec) -> Sequence[str] | None:
-    finite = source.values(spec)
-    if source.reads is not None and source.reads in instrument.where:
-        selected = instrument.where[source.reads]
-        through = [_read_as(source, value) for value in (selected if isinstance(selected, tuple) else (selected,))]
-        finite = tuple(value for value in through if finite is None or value in finite)
-    if finite is None:
-        return None
-    return list(dict.fromkeys(map(label_text, finite)))
-
-
-def _read_as(source: Source, value: Any) -> Any:
-    """Return what the source makes of ``value`` in the field that it reads."""
-    return source.read(lambda _: value)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from eventcore.emitter import Emitter
     from eventcore.events import Event
+    from eventcore.exposition import Metric
     from eventcore.health import HealthCheck
     from eventcore.http import HttpRoute
     from eventcore.instruments import Instrument
@@ -57,6 +58,11 @@ class Hooks:
     @hookspec
     def eventcore_packs(self) -> Mapping[str, str | Sequence[Instrument]]:
         """Return metric packs by name, each a list of instruments or its path."""
+        raise NotImplementedError
+
+    @hookspec
+    def eventcore_series(self) -> Iterable[str | Metric]:
+        """Return what is exposed beside instruments, each an ``exposition.Metric`` or the path of a list of them."""
         raise NotImplementedError
 
     @hookspec
@@ -176,12 +182,11 @@ class Plugins:
 
     def events(self) -> list[type[Event]]:
         """Import and return all event types that plugins contribute."""
-        types: list[type[Event]] = []
-        for contributed in self.manager.hook.eventcore_events():
-            for item in contributed:
-                loaded = _load(item, "event types")
-                types.extend(loaded if isinstance(loaded, list | tuple) else [loaded])
-        return types
+        return self._listed("eventcore_events", "event types")
+
+    def series(self) -> list[Metric]:
+        """Import and return the metrics that plugins expose beside instruments."""
+        return self._listed("eventcore_series", "series")
 
     def health_checks(self, emitter: Emitter) -> list[HealthCheck]:
         """Return the health checks that plugins contribute."""
@@ -194,6 +199,15 @@ class Plugins:
     def commands(self) -> dict[str, str]:
         """Return the paths of command-line applications, by name."""
         return {name: target for name, (_, target) in self._collect("eventcore_commands").items()}
+
+    def _listed(self, hook: str, what: str) -> list[Any]:
+        """Import what plugins return from ``hook``: things, their paths, or paths of lists of them."""
+        things: list[Any] = []
+        for contributed in getattr(self.manager.hook, hook)():
+            for item in contributed:
+                loaded = _load(item, what)
+                things.extend(loaded if isinstance(loaded, list | tuple) else [loaded])
+        return things
 
     def _collect(self, hook: str) -> dict[str, tuple[str, Any]]:
         """Merge the mappings that plugins return from ``hook``; two that claim one name are an error."""
