@@ -8,10 +8,11 @@ from __future__ import annotations
 import pkgutil
 from typing import TYPE_CHECKING
 
-from eventcore.errors import ConfigurationError, DefinitionError, InstrumentError, did_you_mean
+from eventcore.errors import ConfigurationError, DefinitionError, EventCoreError, InstrumentError, did_you_mean
+from eventcore.vocabulary import EVENTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from eventcore.events import Event
     from eventcore.instruments import Instrument
@@ -20,7 +21,11 @@ __all__ = ["Catalog"]
 
 
 class Catalog:
-    """Event types by name and instruments by name; both names are unique."""
+    """Event types by name and instruments by name; both names are unique.
+
+    ``contributed`` returns the event types of plugins, which the bus's own join. It is called when ``events`` is first
+    asked for, so that a program that never asks does not import them.
+    """
 
     def __init__(
         self,
@@ -28,10 +33,13 @@ class Catalog:
         events: Iterable[type[Event]] = (),
         instruments: Iterable[Instrument] = (),
         packs: Mapping[str, str | Iterable[Instrument]] | None = None,
+        contributed: Callable[[], Iterable[type[Event]]] | None = None,
     ) -> None:
+        self._contributed = contributed
         self._packs = dict(packs or {})
         self._packed: set[str] = set()
         self._events: dict[str, type[Event]] = {}
+        self._plugin_events: Mapping[str, type[Event]] = {}
         self._instruments: dict[str, Instrument] = {}
         self._by_type: dict[type[Event], tuple[Instrument, ...]] = {}
         self.register_events(events)
@@ -39,8 +47,23 @@ class Catalog:
 
     @property
     def events(self) -> Mapping[str, type[Event]]:
-        """Event types by dotted name."""
+        """Event types by dotted name, those of plugins included; of two that bear one name, the one registered."""
+        return dict(sorted({**self._of_plugins(), **self._events}.items()))
+
+    @property
+    def registered(self) -> Mapping[str, type[Event]]:
+        """Event types by dotted name that were given in code, or that an instrument observes."""
         return dict(sorted(self._events.items()))
+
+    def _of_plugins(self) -> Mapping[str, type[Event]]:
+        if self._contributed is not None:
+            try:
+                types = list(self._contributed())
+            except EventCoreError:  # a plugin whose library is missing: what it knows is not known here
+                types = []
+            self._plugin_events = {event_type.__event__.name: event_type for event_type in (*EVENTS, *types)}
+            self._contributed = None
+        return self._plugin_events
 
     @property
     def instruments(self) -> Mapping[str, Instrument]:
@@ -105,7 +128,9 @@ class Catalog:
         return tuple(sorted(self._packs))
 
     def __repr__(self) -> str:
-        return f"<Catalog: {len(self._events)} event types, {len(self._instruments)} instruments>"
+        return (
+            f"<Catalog: {len({*self._events, *self._plugin_events})} event types, {len(self._instruments)} instruments>"
+        )
 
 
 def _identity(event_type: type[Event]) -> str:

@@ -351,7 +351,7 @@ class Emitter:
 
     def check_durable_types(self) -> None:
         """Raise ConfigurationError for an audit-class event type of the catalog that no durable handler takes."""
-        for event_type in self.catalog.events.values():
+        for event_type in self.catalog.registered.values():
             if event_type.__event__.durable:
                 self._routes[event_type, None]
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from eventcore.instruments import Instrument
     from eventcore.ledger import LedgerRow
     from eventcore.operation import LiveOperation
-    from eventcore.plugins import Plugins
     from eventcore.settings import Settings
 
 __all__ = [
@@ -245,9 +244,7 @@ def known_events(emitter: Emitter, *, load: bool = False) -> dict[str, type[Even
     """
     found = {event_type.__event__.name: event_type for event_type in _made(Event)}
     found |= {event_type.__event__.name: event_type for event_type in EVENTS}
-    if load and emitter.plugins is not None:
-        found |= {event_type.__event__.name: event_type for event_type in _contributed(emitter.plugins)}
-    return dict(sorted({**found, **emitter.catalog.events}.items()))
+    return dict(sorted({**found, **(emitter.catalog.events if load else emitter.catalog.registered)}.items()))
 
 
 def event_type_of(emitter: Emitter, name: str) -> type[Event]:
@@ -281,13 +278,6 @@ def _made(base: type[Event]) -> Iterable[type[Event]]:
         if not made.is_abstract():
             yield made
         yield from _made(made)
-
-
-def _contributed(plugins: Plugins) -> list[type[Event]]:
-    try:
-        return plugins.events()
-    except EventCoreError:  # a plugin whose library is missing: what it knows is not known here
-        return []
 
 
 def _event(event_type: type[Event]) -> dict[str, Any]:

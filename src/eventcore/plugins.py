@@ -196,8 +196,8 @@ class Plugins:
         """Return the HTTP routes that plugins contribute."""
         return [route for routes in self.manager.hook.eventcore_routes(emitter=emitter) for route in routes]
 
-    def commands(self) -> dict[str, str]:
-        """Return the paths of command-line applications, by name."""
+    def commands(self) -> dict[str, Any]:
+        """Return command-line applications, or their paths, by name."""
         return {name: target for name, (_, target) in self._collect("eventcore_commands").items()}
 
     def _listed(self, hook: str, what: str) -> list[Any]:
@@ -208,6 +208,11 @@ class Plugins:
                 loaded = _load(item, what)
                 things.extend(loaded if isinstance(loaded, list | tuple) else [loaded])
         return things
+
+    @staticmethod
+    def load(target: Any, what: str) -> Any:
+        """Return what a plugin offers, imported if it is a path; PluginError names the extra or package missing."""
+        return _load(target, what)
 
     def _collect(self, hook: str) -> dict[str, tuple[str, Any]]:
         """Merge the mappings that plugins return from ``hook``; two that claim one name are an error."""

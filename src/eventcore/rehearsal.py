@@ -57,7 +57,7 @@ def rehearse(config: str | Path | None = None) -> Emitter:
     frame = settings.frame
     emitter = _Rehearsal(
         resource=Resource(frame.service, frame.version, frame.environment),
-        catalog=Catalog(packs=plugins.packs()),
+        catalog=Catalog(packs=plugins.packs(), contributed=plugins.events),
         journal=frame.journal,
     )
     emitter.plugins = plugins

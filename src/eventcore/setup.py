@@ -74,7 +74,7 @@ def configure(
     frame = read.frame
     emitter = Emitter(
         resource=Resource(frame.service, frame.version, frame.environment),
-        catalog=Catalog(events=events, instruments=instruments, packs=found.packs()),
+        catalog=Catalog(events=events, instruments=instruments, packs=found.packs(), contributed=found.events),
         clock=clock,
         ids=ids,
         strict=frame.strict,

@@ -10,10 +10,12 @@ from __future__ import annotations
 import typer
 
 from eventcore.cli import catalog, debug, explain, handlers, health
+from eventcore.cli.contributed import Commands
 
 __all__ = ["app"]
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     help="Look at eventcore: what is installed, what becomes of events, and whether it works.\n\n"
