@@ -6,6 +6,7 @@ Exporters compile from it; documentation, dashboards and checks are generated fr
 from __future__ import annotations
 
 import pkgutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from eventcore.errors import ConfigurationError, DefinitionError, EventCoreError, InstrumentError, did_you_mean
@@ -57,11 +58,10 @@ class Catalog:
 
     def _of_plugins(self) -> Mapping[str, type[Event]]:
         if self._contributed is not None:
-            try:
-                types = list(self._contributed())
-            except EventCoreError:  # a plugin whose library is missing: what it knows is not known here
-                types = []
-            self._plugin_events = {event_type.__event__.name: event_type for event_type in (*EVENTS, *types)}
+            types: list[type[Event]] = [*EVENTS]
+            with suppress(EventCoreError):  # a plugin whose library is missing: what it knows is not known here
+                types += self._contributed()
+            self._plugin_events = {event_type.__event__.name: event_type for event_type in types}
             self._contributed = None
         return self._plugin_events
 
