@@ -39,6 +39,7 @@ __all__ = [
     "catalog_of",
     "delivery_of",
     "event_type_of",
+    "full_catalog",
     "head_of",
     "inspect",
     "known_events",
@@ -263,14 +264,22 @@ def catalog_of(emitter: Emitter) -> dict[str, Any]:
     ``events``: name, category, severity, operation, fields (role, unit, values). ``packs``: by name, and
     ``instruments``: each name, kind, labels (name to its values, null where they are not finite), events.
     """
-    plugins = emitter.plugins
-    catalog = Catalog(events=known_events(emitter, load=True).values(), packs=plugins.packs() if plugins else None)
+    catalog = full_catalog(emitter)
     return {
         **head_of(emitter),
         "events": [_event(event_type) for event_type in catalog.events.values()],
         "packs": {name: [_instrument(item) for item in catalog.pack(name)] for name in catalog.packs},
         "instruments": [_instrument(item) for item in emitter.catalog.given],
     }
+
+
+def full_catalog(emitter: Emitter) -> Catalog:
+    """Return a catalog of all event types known here and of the instruments of all packs, in use or not."""
+    plugins = emitter.plugins
+    catalog = Catalog(events=known_events(emitter, load=True).values(), packs=plugins.packs() if plugins else None)
+    for name in catalog.packs:
+        catalog.pack(name)
+    return catalog
 
 
 def _made(base: type[Event]) -> Iterable[type[Event]]:

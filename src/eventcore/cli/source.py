@@ -16,9 +16,11 @@ import typer
 from eventcore.cli.output import fail, say
 from eventcore.errors import EventCoreError
 from eventcore.explanation import explain
+from eventcore.exposition import exposition_of
 from eventcore.health import bus_checks, run_checks
-from eventcore.inspection import catalog_of, head_of, inspect
+from eventcore.inspection import catalog_of, full_catalog, head_of, inspect
 from eventcore.rehearsal import rehearse
+from eventcore.snapshot import snapshot_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +57,10 @@ class Source(ABC):
         """Return ``inspection.catalog_of``."""
 
     @abstractmethod
+    def snapshot(self) -> dict[str, Any]:
+        """Return ``snapshot.snapshot_of`` everything that ``catalog`` lists."""
+
+    @abstractmethod
     def explanation(self, event: str, severity: str | None) -> dict[str, Any]:
         """Return ``explanation.explain``."""
 
@@ -78,6 +84,12 @@ class Fresh(Source):
     def catalog(self) -> dict[str, Any]:
         """List what installed plugins know."""
         return {"source": "fresh", **catalog_of(self._emitter)}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Snapshot what installed plugins know."""
+        catalog = full_catalog(self._emitter)
+        metrics = exposition_of(catalog, self._emitter.plugins).metrics
+        return snapshot_of((event.__event__ for event in catalog.events.values()), metrics.values())
 
     def explanation(self, event: str, severity: str | None) -> dict[str, Any]:
         """Explain by the fresh emitter."""
@@ -109,6 +121,10 @@ class Running(Source):
     def catalog(self) -> dict[str, Any]:
         """Ask the process for its catalog."""
         return self._answer("/debug/eventcore/catalog", "events")
+
+    def snapshot(self) -> dict[str, Any]:
+        """Refuse: a snapshot belongs to code, not to one process of it."""
+        raise EventCoreError("a snapshot is of the code that is installed here; leave out --url")
 
     def explanation(self, event: str, severity: str | None) -> dict[str, Any]:
         """Ask the process to explain."""
