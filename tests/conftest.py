@@ -20,7 +20,7 @@ CHECKOUT = Path(__file__).parents[1]
 def _clean_emitter(monkeypatch, tmp_path):
     """Start and end each test unconfigured, away from settings of the machine."""
     for name in list(os.environ):
-        if name.startswith("EVENTCORE_") and name not in {"EVENTCORE_DATA", "EVENTCORE_REQUIRE_SERVERS"}:
+        if name.startswith(("EVENTCORE_", "OTEL_")) and name not in {"EVENTCORE_DATA", "EVENTCORE_REQUIRE_SERVERS"}:
             monkeypatch.delenv(name)
     for name in ("LOG_LEVEL", "LOG_FORMAT", "ENABLE_METRICS", "METRICS_PORT", "TRACEPARENT"):
         monkeypatch.delenv(name, raising=False)

@@ -12,7 +12,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import eventcore as ec
-from eventcore_span.span import SCOPE_NAME, SERVER, STATUS_ERROR, resource_attributes
+from eventcore_otlp import SCOPE_NAME, resource_attributes
+from eventcore_span.span import SERVER, STATUS_ERROR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

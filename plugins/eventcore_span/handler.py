@@ -10,11 +10,12 @@ import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 import eventcore as ec
+from eventcore_otlp import OtlpOptions
+from eventcore_otlp.endpoint import DEFAULT_TIMEOUT_S
 from eventcore_span.builder import SpanBuilder
 from eventcore_span.exporters import ConsoleExporter, Exporter, FileExporter, MemoryExporter, giving_way
 
@@ -33,15 +34,19 @@ MAX_PER_EXPORT = 512
 """Spans in one export; expanded batches would else make requests larger than receivers take."""
 
 _64_BITS = (1 << 64) - 1
-_RETIRED = {
-    4317: "is OTLP over gRPC, an extra that is not built yet; use OTLP over HTTP, port 4318",
-    6831: "is Jaeger's retired agent (UDP); Jaeger takes OTLP over HTTP on port 4318",
-    6832: "is Jaeger's retired agent (UDP); Jaeger takes OTLP over HTTP on port 4318",
-    14268: "is Jaeger's retired collector protocol; Jaeger takes OTLP over HTTP on port 4318",
-}
 
 
-class _Config(ec.HandlerConfig):
+class _Exporter(ec.HandlerConfig):
+    """Which exporter; a class of its own because pydantic validates the options of bases first."""
+
+    exporter: str = Field(
+        "console",
+        description="console, file, otlp, memory, the path 'package.module:Class' of any OpenTelemetry SDK "
+        "SpanExporter, or the name of an installed one.",
+    )
+
+
+class _Config(OtlpOptions, _Exporter):
     """Options of the ``span`` handler."""
 
     delivery: Literal["queued"] | None = Field(None, description="Spans are always built and exported by a worker.")
@@ -53,24 +58,7 @@ class _Config(ec.HandlerConfig):
         description="How long the worker waits for more before it exports, and what a crash loses at most; 0.5 for "
         "exporter = 'otlp', where each request costs about a millisecond of CPU.",
     )
-    exporter: str = Field(
-        "console",
-        description="console, file, otlp, memory, the path 'package.module:Class' of any OpenTelemetry SDK "
-        "SpanExporter, or the name of an installed one.",
-    )
     path: Path | None = Field(None, validate_default=True, description="The file that exporter = 'file' appends to.")
-    endpoint: str = Field(
-        "http://localhost:4318", description="OTLP/HTTP receiver; /v1/traces is appended where it has no path."
-    )
-    headers: dict[str, str] = Field(
-        default_factory=dict, repr=False, description="HTTP headers for OTLP, such as an authorization."
-    )
-    compression: Literal["none", "gzip"] = Field("none", description="Compression of OTLP bodies.")
-    timeout_s: float = Field(
-        10.0,
-        gt=0,
-        description="How long one OTLP export may take, retries included, and the flush of another's exporter.",
-    )
     exporter_options: dict[str, Any] = Field(
         default_factory=dict, repr=False, description="Arguments for the constructor of an OpenTelemetry SDK exporter."
     )
@@ -101,32 +89,14 @@ class _Config(ec.HandlerConfig):
             raise ValueError(f"only exporter = 'file' takes a path, and exporter is {exporter!r}")
         return value
 
-    @field_validator("endpoint", "headers", "compression")
+    @field_validator(
+        "endpoint", "protocol", "headers", "compression", "certificate", "client_certificate", "client_key"
+    )
     @classmethod
     def _for_otlp(cls, value: Any, info: ValidationInfo) -> Any:
         exporter = info.data.get("exporter")
         if exporter not in (None, "otlp"):
             raise ValueError(f"only exporter = 'otlp' takes this option, and exporter is {exporter!r}")
-        return value
-
-    @field_validator("endpoint")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("expected a URL such as http://localhost:4318")
-        if parts.username or parts.password:
-            raise ValueError("credentials belong into headers, not into the URL")
-        if parts.port in _RETIRED:
-            raise ValueError(f"port {parts.port} {_RETIRED[parts.port]}")
-        return value
-
-    @field_validator("headers")
-    @classmethod
-    def _one_line_each(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, text in value.items():
-            if not name or not f"{name}{text}".isprintable():
-                raise ValueError(f"header {name!r} is empty or has control characters")
         return value
 
     @field_validator("exporter_options")
@@ -136,12 +106,6 @@ class _Config(ec.HandlerConfig):
         if value and exporter in BUILT_IN:
             raise ValueError(f"only exporters of others take exporter_options, and exporter is {exporter!r}")
         return value
-
-    @property
-    def traces_url(self) -> str:
-        """The endpoint with its path."""
-        parts = urlsplit(self.endpoint)
-        return parts._replace(path="/v1/traces").geturl() if parts.path in ("", "/") else self.endpoint
 
 
 class SpanHandler(ec.Handler):
@@ -281,16 +245,12 @@ class SpanHandler(ec.Handler):
             if config.exporter == "otlp":
                 from eventcore_span.otlp import OtlpExporter
 
-                return OtlpExporter(
-                    config.traces_url,
-                    resource,
-                    headers=config.headers,
-                    timeout_s=config.timeout_s,
-                    compression=config.compression,
-                )
+                return OtlpExporter(config, resource)
             from eventcore_span.third_party import SdkExporter
 
-            return SdkExporter(config.exporter, config.exporter_options, resource, config.timeout_s)
+            return SdkExporter(
+                config.exporter, config.exporter_options, resource, config.timeout_s or DEFAULT_TIMEOUT_S
+            )
         except ModuleNotFoundError as error:
             raise ec.PluginError(
                 f"exporter = {config.exporter!r} needs the package {error.name!r}, which is not installed; "

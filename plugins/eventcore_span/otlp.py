@@ -1,30 +1,15 @@
-"""OTLP over HTTP with protobuf bodies: encoding, and a client with bounded retries.
-
-Spans are written into opentelemetry-proto messages in the worker. A failed attempt is retried with exponential backoff
-where OTLP allows it (429, 502, 503, 504, connection errors), heeding Retry-After, until ``timeout_s`` is used up.
-"""
+"""Spans as OTLP: opentelemetry-proto messages, built in the worker."""
 
 from __future__ import annotations
 
-import email.utils
-import gzip
 import os
-import random
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
-import urllib3
-from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 import eventcore as ec
-from eventcore.redaction import scrub_text
-from eventcore_span.exporters import Exporter, ExportError, giving_way
-from eventcore_span.span import SCOPE_NAME, resource_attributes
+from eventcore_otlp import SCOPE_NAME, OtlpOptions, resource_attributes
+from eventcore_span.exporters import Exporter, giving_way
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,110 +21,30 @@ if TYPE_CHECKING:
 
 __all__ = ["OtlpExporter", "encode"]
 
-RETRIED = frozenset({429, 502, 503, 504})
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
-SHORTEST_ATTEMPT_S = 0.1  # so that the last batches of a shutdown get at least one try
-MAX_RESPONSE = 64 * 1024
-
 
 class OtlpExporter(Exporter):
-    """POSTs batches to an OTLP/HTTP receiver."""
+    """Sends batches to an OTLP receiver."""
 
-    def __init__(
-        self,
-        url: str,
-        resource: ec.Resource,
-        *,
-        headers: Mapping[str, str],
-        timeout_s: float,
-        compression: str,
-    ) -> None:
-        self.url = url
+    def __init__(self, options: OtlpOptions, resource: ec.Resource) -> None:
         self._resource = resource_attributes(resource, os.getpid())
-        self._timeout_s = timeout_s
-        self._gzip = compression == "gzip"
-        self._headers = {
-            "User-Agent": f"eventcore/{ec.__version__}",
-            **headers,
-            "Content-Type": "application/x-protobuf",
-            **({"Content-Encoding": "gzip"} if self._gzip else {}),
-        }
-        self._pool = urllib3.PoolManager(num_pools=1, maxsize=1, retries=False)
-        self._stop_by = float("inf")
-        self._stopping = threading.Event()
-        self._closed = threading.Event()
+        self._transport = options.open("traces")
 
     def export(self, spans: Sequence[FinishedSpan]) -> int:
-        """Send one request; ExportError says what the receiver answered, or that there was none, in time."""
-        body = encode(spans, self._resource).SerializeToString()
-        answer = self._post(gzip.compress(body, compresslevel=5) if self._gzip else body)
-        try:
-            partial = ExportTraceServiceResponse.FromString(answer).partial_success
-        except DecodeError:  # it was accepted (2xx); what else the receiver says is not OTLP
-            return 0
-        return min(len(spans), max(0, partial.rejected_spans))
+        """Send one request; TransportError says what the receiver answered, or that there was none, in time."""
+        sent = self._transport.send(encode(spans, self._resource).SerializeToString())
+        return min(len(spans), sent.rejected)
 
     def hurry(self, grace_s: float) -> None:
         """Try at once what waits for a retry, and give up on anything ``grace_s`` from now."""
-        self._stop_by = time.monotonic() + grace_s
-        self._stopping.set()
+        self._transport.hurry(grace_s)
 
     def close(self) -> None:
         """Close the connection; a retry that waits gives up."""
-        self._stop_by = 0.0
-        self._stopping.set()
-        self._closed.set()
-        self._pool.clear()
+        self._transport.close()
 
     def describe(self) -> dict[str, Any]:
         """Return the URL."""
-        return {"url": self.url, "format": "OTLP/HTTP protobuf" + (", gzip" if self._gzip else "")}
-
-    def _post(self, body: bytes) -> bytes:
-        started = time.monotonic()
-        attempt = 0
-        while True:
-            deadline = min(started + self._timeout_s, self._stop_by)
-            retry_after_s = 0.0
-            try:
-                status, headers, answer = self._attempt(body, max(deadline - time.monotonic(), SHORTEST_ATTEMPT_S))
-            except urllib3.exceptions.HTTPError as error:
-                problem = f"{type(error).__name__}: {error}"
-            else:
-                if 200 <= status < 300:
-                    return answer
-                problem = f"HTTP {status} {_excerpt(answer)}".rstrip()
-                if status not in RETRIED:
-                    raise ExportError(f"POST {self.url}: {problem}")
-                retry_after_s = _retry_after_s(headers.get("Retry-After"))
-            attempt += 1
-            backoff_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempt - 1))
-            pause_s = max(retry_after_s, backoff_s * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, no secret
-            if time.monotonic() + pause_s >= min(started + self._timeout_s, self._stop_by):
-                raise ExportError(
-                    f"POST {self.url}: {problem} (attempt {attempt}, gave up after {time.monotonic() - started:.1f} s)"
-                )
-            # While stopping, only close() cuts a pause short: one early retry is enough.
-            (self._closed if self._stopping.is_set() else self._stopping).wait(pause_s)
-
-    def _attempt(self, body: bytes, timeout_s: float) -> tuple[int, Mapping[str, str], bytes]:
-        response = self._pool.request(
-            "POST",
-            self.url,
-            body=body,
-            headers=self._headers,
-            timeout=urllib3.Timeout(total=timeout_s),
-            redirect=False,
-            preload_content=False,
-        )
-        try:
-            answer = response.read(MAX_RESPONSE)
-            if len(answer) >= MAX_RESPONSE:
-                response.close()  # whatever this is, it is not worth reading to the end
-        finally:
-            response.release_conn()
-        return response.status, response.headers, answer
+        return self._transport.describe()
 
 
 def encode(spans: Sequence[FinishedSpan], resource: Mapping[str, AttributeValue]) -> ExportTraceServiceRequest:
@@ -212,23 +117,3 @@ def _set_value(target: AnyValue, value: AttributeValue) -> None:
         target.array_value.SetInParent()  # an empty array is an array too
         for item in value:
             _set_value(target.array_value.values.add(), item)
-
-
-def _excerpt(answer: bytes) -> str:
-    """Return the readable part of an error's body: text, JSON, or the text inside a protobuf message."""
-    text = "".join(c if c.isprintable() else " " for c in answer[:1000].decode("utf-8", "replace"))
-    return " ".join(scrub_text(text).split())[:200]
-
-
-def _retry_after_s(header: str | None) -> float:
-    """Return the seconds that a ``Retry-After`` header asks for, be it a number or a date; 0 where it says nothing."""
-    if not header:
-        return 0.0
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return 0.0

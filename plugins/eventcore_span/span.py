@@ -10,24 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import eventcore as ec
+from eventcore_otlp.wire import AttributeValue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
     "INTERNAL",
-    "SCOPE_NAME",
     "SERVER",
     "STATUS_ERROR",
     "STATUS_UNSET",
     "AttributeValue",
     "FinishedSpan",
     "SpanEvent",
-    "resource_attributes",
 ]
-
-SCOPE_NAME = "eventcore"
 
 INTERNAL, SERVER = 1, 2
 """Values of OTLP's ``Span.SpanKind``."""
@@ -37,8 +33,6 @@ STATUS_UNSET, STATUS_ERROR = 0, 2
 
 FLAG_SAMPLED, FLAG_HAS_IS_REMOTE, FLAG_IS_REMOTE = 0x001, 0x100, 0x200
 """Bits of OTLP's ``Span.flags``."""
-
-AttributeValue = str | bool | int | float | tuple[str | bool | int | float, ...]
 
 
 @dataclass(slots=True)
@@ -75,15 +69,3 @@ class FinishedSpan:
     def flags(self) -> int:
         """OTLP's ``flags``: only sampled spans are made, and whether the parent is remote is always known."""
         return FLAG_SAMPLED | FLAG_HAS_IS_REMOTE | (FLAG_IS_REMOTE if self.is_parent_remote else 0)
-
-
-def resource_attributes(resource: ec.Resource, pid: int) -> dict[str, AttributeValue]:
-    """Return who emits, as attributes under OpenTelemetry's names."""
-    attributes: dict[str, AttributeValue] = {"service.name": resource.service, "service.version": resource.version}
-    if resource.environment:
-        attributes["deployment.environment.name"] = resource.environment
-    attributes["telemetry.sdk.name"] = "eventcore"
-    attributes["telemetry.sdk.language"] = "python"
-    attributes["telemetry.sdk.version"] = ec.__version__
-    attributes["process.pid"] = pid
-    return {**attributes, **resource.attributes}

@@ -16,8 +16,9 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 import eventcore as ec
 from eventcore.delivery import call_bounded
 from eventcore.errors import did_you_mean
+from eventcore_otlp import SCOPE_NAME, resource_attributes
 from eventcore_span.exporters import Exporter, ExportError, giving_way
-from eventcore_span.span import SCOPE_NAME, SERVER, STATUS_ERROR, resource_attributes
+from eventcore_span.span import SERVER, STATUS_ERROR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

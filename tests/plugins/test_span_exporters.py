@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 import eventcore as ec
 from eventcore_span.otlp import encode
 from eventcore_span.span import FinishedSpan, SpanEvent
-from tests.support.otlp_receiver import Answer, OtlpReceiver, attributes_of, spans_of
+from tests.support.otlp_receiver import Answer, GrpcReceiver, OtlpReceiver, attributes_of, spans_of
 
 MARKER = "tests.support.third_party_exporter:MarkerExporter"
 
@@ -430,7 +430,6 @@ def test_the_memory_exporter_is_bounded():
     [
         ({"exporter": "file"}, "'path' is None.*needs the path of a file"),
         ({"exporter": "console", "path": "x"}, "only exporter = 'file' takes a path, and exporter is 'console'"),
-        ({"exporter": "otlp", "endpoint": "http://localhost:4317"}, "4317 is OTLP over gRPC, an extra.*port 4318"),
         ({"exporter": "otlp", "endpoint": "http://localhost:6831"}, "6831 is Jaeger's retired agent.*port 4318"),
         ({"exporter": "otlp", "endpoint": "http://localhost:14268/api/traces"}, "14268 is Jaeger's retired.*port 4318"),
         ({"exporter": "otlp", "endpoint": "localhost:4318"}, "expected a URL such as http://localhost:4318"),
@@ -466,12 +465,18 @@ def test_a_file_that_cannot_be_written_is_one_clear_error(tmp_path):
 
 
 def test_the_endpoint_defaults_to_the_standard_port():
-    """Without an endpoint OTLP goes to http://localhost:4318/v1/traces; a final slash is no path."""
-    from eventcore_span.handler import SpanHandler
+    """Without an endpoint OTLP goes to http://localhost:4318/v1/traces."""
+    with ec.configure(handlers={"span": {"exporter": "otlp"}}) as emitter:
+        assert emitter.handler("span").describe()["url"] == "http://localhost:4318/v1/traces"
 
-    assert SpanHandler(exporter="otlp").config.traces_url == "http://localhost:4318/v1/traces"
-    assert SpanHandler(exporter="otlp", endpoint="https://x/").config.traces_url == "https://x/v1/traces"
-    assert SpanHandler(exporter="otlp", endpoint="http://x/a?b=1").config.traces_url == "http://x/a?b=1"
+
+def test_otlp_over_grpc_carries_spans():
+    """With protocol = "grpc" (or port 4317) the same spans arrive over gRPC."""
+    with GrpcReceiver() as receiver:
+        with ec.configure(handlers=otlp(receiver.endpoint, protocol="grpc")) as emitter:
+            assert work(emitter, 3).delivered == 3
+            assert emitter.handler("span").describe()["format"] == "OTLP/gRPC"
+        assert [span.name for span in receiver.spans] == ["test.work"] * 3
 
 
 def test_encoding_covers_every_field_of_a_span():

@@ -1,4 +1,4 @@
-"""A small OTLP/HTTP receiver: decodes what arrives, keeps it, and misbehaves when told to."""
+"""Small OTLP receivers, over HTTP and gRPC: they decode what arrives, keep it, and misbehave when told to."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ import gzip
 import threading
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
     from types import TracebackType
 
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-__all__ = ["Answer", "OtlpReceiver", "Received", "attributes_of", "plain"]
+__all__ = ["Answer", "GrpcReceiver", "OtlpReceiver", "Received", "attributes_of", "plain"]
+
+MESSAGES = {"logs": ExportLogsServiceRequest, "metrics": ExportMetricsServiceRequest}
+"""What is posted to a path that ends so; spans to all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +46,21 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request that was answered with 2xx."""
+    """One request that was accepted; ``message`` is of the type that belongs to the path."""
 
     path: str
     headers: Mapping[str, str]
-    message: ExportTraceServiceRequest
+    message: Any
 
 
 class OtlpReceiver:
     """Listens on a free loopback port from ``with`` to its end.
 
-    ``answers`` are used up one by one, before anything else is accepted; ``attempts`` counts all requests.
+    ``answers`` are used up one by one, before anything else is accepted; ``attempts`` counts all requests. ``tls`` is
+    an ``ssl.SSLContext`` to listen with.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.answers: deque[Answer] = deque()
         self.requests: list[Received] = []
         self.attempts = 0
@@ -70,17 +78,21 @@ class OtlpReceiver:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._scheme = "http"
+        if tls is not None:
+            self._scheme = "https"
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def endpoint(self) -> str:
         """The URL without a path."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def spans(self) -> list[Span]:
         """All spans accepted so far."""
-        return [span for request in self.requests for span in spans_of(request.message)]
+        return _all_spans(self.requests)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -117,7 +129,8 @@ class OtlpReceiver:
             assert request.headers["Content-Type"] == "application/x-protobuf"
             decoded = gzip.decompress(body) if request.headers.get("Content-Encoding") == "gzip" else body
             headers = {name.lower(): value for name, value in request.headers.items()}
-            self.requests.append(Received(request.path, headers, ExportTraceServiceRequest.FromString(decoded)))
+            message = MESSAGES.get(request.path.rpartition("/")[2], ExportTraceServiceRequest)
+            self.requests.append(Received(request.path, headers, message.FromString(decoded)))
             if answer.rejected:
                 response = ExportTraceServiceResponse()
                 response.partial_success.rejected_spans = answer.rejected
@@ -130,6 +143,67 @@ class OtlpReceiver:
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()
         request.wfile.write(data)
+
+
+class GrpcReceiver:
+    """The same over gRPC, on a free loopback port from ``with`` to its end.
+
+    ``answers`` are callables that get the ``grpc.ServicerContext`` and return the serialised response.
+    """
+
+    def __init__(self, credentials: Any = None) -> None:
+        import grpc
+
+        self.answers: deque[Any] = deque()
+        self.requests: list[Received] = []
+        self.attempts = 0
+        receiver = self
+
+        class Exports(grpc.GenericRpcHandler):
+            def service(self, call: Any) -> Any:
+                def take(body: bytes, context: Any) -> bytes:
+                    return receiver._take(call, body, context)
+
+                return grpc.unary_unary_rpc_method_handler(take)
+
+        self._server = grpc.server(ThreadPoolExecutor(4), handlers=[Exports()])
+        if credentials is None:
+            self._port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            self._port = self._server.add_secure_port("127.0.0.1:0", credentials)
+        self._scheme = "http" if credentials is None else "https"
+
+    @property
+    def endpoint(self) -> str:
+        """The URL."""
+        return f"{self._scheme}://127.0.0.1:{self._port}"
+
+    @property
+    def spans(self) -> list[Span]:
+        """All spans accepted so far."""
+        return _all_spans(self.requests)
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.stop(0).wait(5)
+
+    def _take(self, call: Any, body: bytes, context: Any) -> bytes:
+        self.attempts += 1
+        answer = self.answers.popleft()(context) if self.answers else b""
+        message = {"LogsService": "logs", "MetricsService": "metrics"}.get(call.method.split("/")[1].split(".")[-1])
+        decoded = MESSAGES.get(message, ExportTraceServiceRequest).FromString(body)
+        self.requests.append(Received(call.method, dict(call.invocation_metadata), decoded))
+        return answer
+
+
+def _all_spans(requests: list[Received]) -> list[Span]:
+    traces = [request.message for request in requests if isinstance(request.message, ExportTraceServiceRequest)]
+    return [span for message in traces for span in spans_of(message)]
 
 
 def spans_of(message: ExportTraceServiceRequest) -> list[Span]:
