@@ -1,4 +1,4 @@
-"""From lines to text: structlog renders, ``console`` for people and ``json`` for machines.
+"""From lines to text: structlog renders them for people (``console``), orjson for machines (``json``).
 
 One line of output is one line, whatever is in an event: control characters (C0, C1, DEL), Unicode line separators and
 characters that reorder text are escaped in both formats. In ``console`` an exception follows as an indented block, so
@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, plain_traceback
-from structlog.processors import JSONRenderer
 
 from eventcore_log.values import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from eventcore_log.lines import Line
+    from eventcore_log.line import Line
 
-    Format = Callable[[Line], str]
+    Format = Callable[[Line], bytes]
 
 __all__ = ["console_format", "json_format", "to_json"]
 
@@ -38,24 +37,29 @@ _AT_THE_END = ("correlation_id", "trace_id", "span_id")
 
 def json_format() -> Format:
     """Return what renders lines as one JSON object each; NaN and infinities become null."""
-    renderer = JSONRenderer(serializer=to_json, default=repr)
+    dumps, with_newline = orjson.dumps, orjson.OPT_APPEND_NEWLINE
 
-    def render(line: Line) -> str:
-        text = renderer(None, "", line)
-        assert isinstance(text, str)  # noqa: S101 - to_json returns str; for the type checker
-        return text
+    def render(line: Line) -> bytes:
+        try:
+            text = dumps(line, repr, with_newline)
+        except TypeError:
+            text = dumps(encodable(line), repr, with_newline)
+        return text if text.isascii() and b"\x7f" not in text else _safe(text[:-1].decode()).encode() + b"\n"
 
     return render
 
 
-def to_json(value: Any, default: Callable[[Any], Any] = repr) -> str:
+def to_json(value: Any) -> str:
     """Return plain data as JSON on one line, free of characters that would break it or steer a terminal."""
     try:
-        text = orjson.dumps(value, default=default).decode()
+        text = orjson.dumps(value, repr).decode()
     except TypeError:
-        text = orjson.dumps(encodable(value), default=default).decode()
-    if text.isascii() and "\x7f" not in text:  # orjson has escaped the rest
-        return text
+        text = orjson.dumps(encodable(value), repr).decode()
+    return text if text.isascii() and "\x7f" not in text else _safe(text)
+
+
+def _safe(text: str) -> str:
+    """Escape in JSON what orjson has left: it escapes below U+0020 only."""
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -90,8 +94,8 @@ def console_format(*, colors: bool) -> Format:
         sort_keys=False,
     )
 
-    def render(line: Line) -> str:
-        return renderer(None, "", _for_people(line))
+    def render(line: Line) -> bytes:
+        return f"{renderer(None, '', _for_people(line))}\n".encode()
 
     return render
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -104,22 +105,19 @@ class LogHandler(Handler):
 
     def handle_batch(self, envelopes: Sequence[Envelope]) -> None:
         """Write the lines of a batch at once."""
-        texts: list[str] = []
-        ends: list[int] = []
+        texts: list[bytes] = []
         failed: dict[int, Exception] = {}
-        end = 0
         for index, envelope in enumerate(envelopes):
             try:
-                text = self._text(envelope)
+                texts.append(self._text(envelope))
             except Exception as error:  # noqa: BLE001 - one envelope that makes no line must not cost the others theirs
-                failed[index], text = error, ""
-            texts.append(text)
-            end += len(text)
-            ends.append(end)
+                failed[index] = error
+                texts.append(b"")
         try:
-            self._output.write("".join(texts))
+            self._output.write(b"".join(texts))
         except Shortfall as error:
-            failed.update({index: error for index, end in enumerate(ends) if end > error.written})
+            ends = enumerate(accumulate(map(len, texts)))
+            failed.update({index: error for index, end in ends if end > error.written})
         if failed:
             raise PartialFailure(failed, next(iter(failed.values())))
 
@@ -143,10 +141,11 @@ class LogHandler(Handler):
     def preview(self, envelope: Envelope) -> str:
         """Return the envelope's line or lines, without colours."""
         render = json_format() if self.config.format == "json" else console_format(colors=False)
-        return "\n".join(render(line) for line in Lines(self.emitter.resource).of(envelope))
+        return b"".join(map(render, Lines(self.emitter.resource).of(envelope))).decode().removesuffix("\n")
 
-    def _text(self, envelope: Envelope) -> str:
-        return "".join([f"{self._render(line)}\n" for line in self._lines.of(envelope)])
+    def _text(self, envelope: Envelope) -> bytes:
+        lines = self._lines.of(envelope)
+        return self._render(lines[0]) if len(lines) == 1 else b"".join(map(self._render, lines))
 
     def _open(self) -> Output:
         output = self.config.output

@@ -15,7 +15,7 @@ __all__ = ["FileOutput", "Output", "Shortfall", "StreamOutput"]
 
 
 class Shortfall(OSError):
-    """Only the first ``written`` characters reached the file."""
+    """Only the first ``written`` bytes reached the file."""
 
     def __init__(self, written: int, cause: OSError) -> None:
         super().__init__(*cause.args)
@@ -23,9 +23,9 @@ class Shortfall(OSError):
 
 
 class Output(Protocol):
-    """Takes the text of whole lines."""
+    """Takes the text of whole lines, in UTF-8."""
 
-    def write(self, text: str) -> None:
+    def write(self, text: bytes) -> None:
         """Write and flush; raise OSError or ValueError where that is impossible."""
 
     def flush(self) -> None:
@@ -45,16 +45,16 @@ class StreamOutput:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def write(self, text: str) -> None:
+    def write(self, text: bytes) -> None:
         """Write and flush, as one call; characters that the stream's encoding lacks are escaped."""
         stream = getattr(sys, self._name)
         if stream is None:
             raise OSError(f"this process has no sys.{self._name}; let the log's output be a file")
         try:
-            stream.write(text)
+            stream.write(text.decode())
         except UnicodeEncodeError:
             encoding = stream.encoding
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.write(text.decode().encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
 
     def flush(self) -> None:
@@ -94,19 +94,18 @@ class FileOutput:
                 "name a file in a folder that this user may write to, or 'stderr' or 'stdout'"
             ) from error
 
-    def write(self, text: str) -> None:
+    def write(self, text: bytes) -> None:
         """Append, by one system call unless the disk is full; Shortfall says how much was written before an error."""
-        data = text.encode()
         prefix = b"\n" if self._is_torn else b""  # keep half a line apart from what follows
-        rest = memoryview(prefix + data)
+        rest = memoryview(prefix + text)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            written = max(0, len(data) - len(rest))
-            if len(rest) <= len(data):
-                self._is_torn = bool(written) and data[written - 1] != ord("\n")
-            raise Shortfall(len(data[:written].decode(errors="ignore")), error) from error
+            written = max(0, len(text) - len(rest))
+            if len(rest) <= len(text):
+                self._is_torn = bool(written) and text[written - 1] != ord("\n")
+            raise Shortfall(written, error) from error
         self._is_torn = False
 
     def flush(self) -> None:

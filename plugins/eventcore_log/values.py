@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from eventcore.redaction import scrub_mapping
 
-__all__ = ["NUMBERS", "encodable", "is_numeric_array", "is_secret", "plain", "scrubbed"]
+__all__ = ["NUMBERS", "TEXT_AND_NUMBERS", "encodable", "is_numeric_array", "is_secret", "plain", "scrubbed"]
 
 MAX_DEPTH = 20
 """How deep containers are followed; what lies deeper is shown by its ``repr``."""
@@ -29,7 +29,8 @@ MAX_DEPTH = 20
 NUMBERS = frozenset({int, float, bool})
 """Types whose values are shown as they are and hold no text."""
 
-_SCALARS = NUMBERS | {str, type(None)}
+TEXT_AND_NUMBERS = NUMBERS | {str}
+_SCALARS = TEXT_AND_NUMBERS | {type(None)}
 _SHOWN_BY_STR = (uuid.UUID, decimal.Decimal, pathlib.PurePath)
 _NUMERIC_KINDS = "biuf"
 

@@ -143,7 +143,7 @@ def test_any_data_makes_one_valid_line_in_both_formats(data):
     """Whatever is given, JSON parses and both formats keep to one printable line."""
     envelope = envelope_of(emitting(Anything(value=data)))
     (line,) = Lines(ec.Resource()).of(envelope)
-    text = json_format()(line)
+    text = json_format()(line).decode()
     assert len(text.splitlines()) == 1
     assert json.loads(text)["event"] == "anything"
     text.encode()
@@ -152,7 +152,7 @@ def test_any_data_makes_one_valid_line_in_both_formats(data):
         envelope = envelope_of(emitting(Note(text="x")))
     (line,) = Lines(ec.Resource()).of(envelope)
     line.pop("exception", None)  # has a block of its own; see the tests of forged lines
-    text = console_format(colors=False)(line)
+    text = console_format(colors=False)(line).decode().removesuffix("\n")
     assert len(text.splitlines()) == 1
     assert not re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", text)
     text.encode()
