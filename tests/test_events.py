@@ -10,7 +10,7 @@ import pytest
 from pydantic import ConfigDict, ValidationError
 
 import eventcore as ec
-from eventcore.fields import finite_values
+from eventcore.field_spec import finite_values
 
 # pytest imports annotations' names from this module, so it does not defer their evaluation.
 
@@ -217,6 +217,19 @@ def test_an_event_type_cannot_be_made_mutable():
 
         class Wrong(ec.Event, name="a.b", category="data"):
             model_config = ConfigDict(frozen=False)
+
+
+def test_event_types_are_complete_models_when_they_are_made():
+    """Only the two base classes leave their validators for later; types made from them are complete at once."""
+
+    class Made(ec.Event, name="made", category="data"):
+        number: int
+
+    assert Made.__pydantic_complete__
+    assert "defer_build" not in Made.model_config
+    assert Made.model_validate_json('{"number": 3}') == Made(number=3)
+    assert ec.Event.model_json_schema()["additionalProperties"] is False
+    assert ec.Operation.model_validate({}) == ec.Operation()
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,21 @@ def test_importing_event_brings_no_exporter_no_plugin_and_no_numpy(tmp_path):
     assert "eventcore.events" in names
 
 
+def test_importing_event_brings_only_what_a_base_class_needs(tmp_path):
+    """What only making event classes, or explaining a mistake, needs is not imported with ``Event``."""
+    found = look("from eventcore import Event; import gc; assert gc.isenabled()", tmp_path)
+    assert [name for name in found["modules"] if name.startswith("eventcore.")] == [
+        "eventcore.errors",
+        "eventcore.events",
+    ]
+    assert not set(found["modules"]) & {"difflib", "importlib.metadata", "string"}
+
+
+def test_a_collector_that_was_off_stays_off(tmp_path):
+    """Names are imported with the garbage collector paused; one that the application had switched off stays so."""
+    look("import gc; gc.disable(); from eventcore import Event; assert not gc.isenabled()", tmp_path)
+
+
 def test_importing_eventcore_costs_next_to_nothing(tmp_path):
     """``import eventcore as ec`` gives all names lazily: not even pydantic is imported."""
     names = roots(look("import eventcore as ec", tmp_path))

@@ -22,7 +22,8 @@ from eventcore_metric.sources import constant_of, payload_field, predicate_of, r
 
 if TYPE_CHECKING:
     from eventcore.envelope import Envelope
-    from eventcore.events import Event, EventSpec
+    from eventcore.event_spec import EventSpec
+    from eventcore.events import Event
     from eventcore.instruments import Instrument
     from eventcore_metric.series import AnyFamily
 

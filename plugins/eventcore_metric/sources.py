@@ -19,7 +19,7 @@ from eventcore.instruments import Bins, Codes, Const, Field, Rename
 
 if TYPE_CHECKING:
     from eventcore.envelope import Envelope
-    from eventcore.events import EventSpec
+    from eventcore.event_spec import EventSpec
     from eventcore.instruments import Source
 
 __all__ = ["Predicate", "Reader", "constant_of", "payload_field", "predicate_of", "reader_of"]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from eventcore.context import Scope
-    from eventcore.events import Category, Event, EventSpec, Severity
+    from eventcore.event_spec import EventSpec
+    from eventcore.events import Category, Event, Severity
     from eventcore.ids import Ids
     from eventcore.operation import LiveOperation
 

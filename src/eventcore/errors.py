@@ -15,10 +15,7 @@ Wrong payload values raise pydantic's own ``ValidationError`` where the event is
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
-
-from eventcore.redaction import scrub_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -92,6 +89,8 @@ class PartialFailure(EventCoreError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for a close match, else the list of what is known."""
+    import difflib  # where there is a mistake to explain, as with redaction below
+
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
     if close:
@@ -101,6 +100,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def mistakes(error: ValidationError, options: Mapping[str, FieldInfo], where: Callable[[tuple[str, ...]], str]) -> str:
     """Return one sentence per mistake in a configuration: where it was made, which option, what was expected."""
+    from eventcore.redaction import scrub_text
+
     sentences = []
     for problem in error.errors(include_url=False):
         path = tuple(str(part) for part in problem["loc"])

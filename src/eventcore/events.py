@@ -8,19 +8,19 @@ and ``id`` included.
 from __future__ import annotations
 
 import enum
-import re
-import string
 import types
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 from eventcore.errors import DefinitionError, did_you_mean
-from eventcore.fields import FieldSpec, Sensitive
 
-__all__ = ["ENVELOPE_FACTS", "OUTCOMES", "Category", "Event", "EventSpec", "Operation", "Severity"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from eventcore.event_spec import EventSpec
+
+__all__ = ["ENVELOPE_FACTS", "OUTCOMES", "Category", "Event", "Operation", "Severity"]
 
 
 class Severity(enum.IntEnum):
@@ -87,62 +87,8 @@ ENVELOPE_FACTS: Mapping[str, tuple[Any, ...] | None] = types.MappingProxyType(
 )
 """Facts stamped by the bus that instruments, filters and messages may name like fields, with their finite values."""
 
-_OPERATION_FACTS = frozenset({"duration_s", "outcome", "error_type"})
 _EVENT_KEYWORDS = frozenset({"name", "category", "severity", "message", "logger", "each", "durable"})
 _OPERATION_KEYWORDS = _EVENT_KEYWORDS | {"span", "start_message", "failure_message", "failure_severity"}
-_NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*")
-_FORMATTER = string.Formatter()
-
-
-@dataclass(frozen=True, slots=True)
-class EventSpec:
-    """The facts of one event class.
-
-    ``is_plain``: all fields hold immutable scalars, so an operation may be validated after its end, in a worker.
-    ``names``: those of the fields, for a quick look.
-    ``texts``: the fields that may hold free text, in which secrets are looked for.
-    """
-
-    name: str
-    category: Category
-    severity: Severity
-    message: str | None
-    logger: str
-    fields: Mapping[str, FieldSpec]
-    names: frozenset[str]
-    is_operation: bool
-    span: str = ""
-    start_message: str | None = None
-    failure_message: str | None = None
-    failure_severity: Severity = Severity.ERROR
-    each: tuple[str, ...] = ()
-    sensitive: frozenset[str] = frozenset()
-    durable: bool = False
-    is_plain: bool = False
-    texts: tuple[str, ...] = ()
-
-    def severity_of(self, outcome: str) -> Severity:
-        """Return the default severity of an operation that ended with ``outcome``."""
-        if outcome == "success":
-            return self.severity
-        return self.failure_severity if outcome == "failure" else max(self.severity, Severity.WARNING)
-
-    def message_of(self, outcome: str | None) -> str | None:
-        """Return the message template for an event, or for an operation that ended with ``outcome``.
-
-        What says that an operation went well is not said of one that did not: without a ``failure_message`` that is
-        name and outcome.
-        """
-        if outcome in (None, "success"):
-            return self.message
-        if outcome == "failure" and self.failure_message is not None:
-            return self.failure_message
-        return f"{self.name} {outcome}"
-
-    def facts(self) -> frozenset[str]:
-        """Return the names of the envelope facts that this type has."""
-        facts = frozenset(ENVELOPE_FACTS)
-        return facts if self.is_operation else facts - _OPERATION_FACTS
 
 
 class Event(BaseModel):
@@ -154,13 +100,13 @@ class Event(BaseModel):
     spans are expanded, one per element) and ``durable`` (audit-class: its emit waits until it is in the journal).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    __event__: ClassVar[EventSpec]
-    __event_keywords__: ClassVar[Mapping[str, Any]] = types.MappingProxyType({})
-    __allowed_keywords__: ClassVar[frozenset[str]] = _EVENT_KEYWORDS
+    # The validator of this very class is made on first use, if ever; importing it does not wait for that.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
     if TYPE_CHECKING:
+        __event__: ClassVar[EventSpec]
+        __event_keywords__: ClassVar[Mapping[str, Any]]
+        __allowed_keywords__: ClassVar[frozenset[str]]
 
         def __init_subclass__(
             cls,
@@ -174,7 +120,9 @@ class Event(BaseModel):
             durable: bool = ...,
         ) -> None: ...
 
-    else:
+    else:  # without annotations, which pydantic would evaluate at each import
+        __event_keywords__ = types.MappingProxyType({})
+        __allowed_keywords__ = _EVENT_KEYWORDS
 
         def __init_subclass__(cls, **_keywords: Any) -> None:
             """Let class keywords pass: pydantic hands them on to ``__pydantic_init_subclass__``."""
@@ -196,7 +144,9 @@ class Event(BaseModel):
         if not cls.model_config.get("frozen"):
             raise DefinitionError(f"{cls.__qualname__}: events are immutable; remove frozen=False")
         if given.get("name") is not None:
-            cls.__event__ = _spec_of(cls, given)
+            from eventcore.event_spec import spec_of  # only making event classes needs it
+
+            cls.__event__ = spec_of(cls, given)
             if cls.__event__.sensitive and not cls.model_config.get("hide_input_in_errors"):
                 cls.model_config["hide_input_in_errors"] = True  # pydantic's message would quote the whole input
                 cls.model_rebuild(force=True)
@@ -216,8 +166,6 @@ class Operation(Event):
     line at its start), ``failure_message`` and ``failure_severity`` (default ERROR).
     """
 
-    __allowed_keywords__: ClassVar[frozenset[str]] = _OPERATION_KEYWORDS
-
     if TYPE_CHECKING:
 
         def __init_subclass__(
@@ -236,64 +184,9 @@ class Operation(Event):
             durable: bool = ...,
         ) -> None: ...
 
-
-def _spec_of(cls: type[Event], given: Mapping[str, Any]) -> EventSpec:
-    owner = cls.__qualname__
-    name = given["name"]
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise DefinitionError(f"{owner}: name {name!r} must be dotted lower case, such as 'checkout.paid'")
-    if not cls.__pydantic_fields_complete__:
-        raise DefinitionError(f"{owner}: a field's type cannot be resolved here; define it before the event class")
-    if "category" not in given:
-        raise DefinitionError(f"{owner}: category is missing; give one of ec.Category: {', '.join(Category)}")
-    fields = {key: FieldSpec.of(owner, key, info) for key, info in cls.model_fields.items()}
-    try:
-        spec = EventSpec(
-            name=name,
-            category=Category.parse(given["category"]),
-            severity=Severity.parse(given.get("severity", Severity.INFO)),
-            message=given.get("message"),
-            logger=given.get("logger") or name.split(".", 1)[0],
-            fields=types.MappingProxyType(fields),
-            names=frozenset(fields),
-            is_operation=cls.__allowed_keywords__ is _OPERATION_KEYWORDS,
-            span=given.get("span") or name,
-            start_message=given.get("start_message"),
-            failure_message=given.get("failure_message"),
-            failure_severity=Severity.parse(given.get("failure_severity", Severity.ERROR)),
-            each=tuple(given.get("each", ())),
-            durable=bool(given.get("durable", False)),
-            sensitive=frozenset(key for key, spec in fields.items() if spec.role is Sensitive),
-            is_plain=all(spec.is_plain for spec in fields.values()),
-            texts=tuple(key for key, spec in fields.items() if spec.may_hold_text and spec.role is not Sensitive),
-        )
-    except ValueError as error:
-        raise DefinitionError(f"{owner}: {error}") from None
-    _check_messages(owner, spec)
-    for key in spec.each:
-        if key not in fields or not fields[key].is_array or key in spec.sensitive:
-            raise DefinitionError(f"{owner}: each={key!r} must name an ec.Array field that is not sensitive")
-    return spec
+    else:
+        __allowed_keywords__ = _OPERATION_KEYWORDS
 
 
-def _check_messages(owner: str, spec: EventSpec) -> None:
-    known = spec.facts() | set(spec.fields)
-    for template in (spec.message, spec.start_message, spec.failure_message):
-        for key in _placeholders(owner, template or ""):
-            if key in spec.sensitive:
-                raise DefinitionError(f"{owner}: message {template!r} shows the sensitive field {key!r}")
-            if key not in known:
-                raise DefinitionError(f"{owner}: message {template!r} names {key!r}{did_you_mean(key, known)}")
-
-
-def _placeholders(owner: str, template: str) -> Iterable[str]:
-    try:
-        parts = list(_FORMATTER.parse(template))
-    except ValueError as error:
-        raise DefinitionError(f"{owner}: message {template!r} is no format string: {error}") from None
-    keys = []
-    for _, key, format_spec, _ in parts:
-        if key is not None:
-            keys.append(re.split(r"[.\[]", key, maxsplit=1)[0])
-            keys.extend(_placeholders(owner, format_spec or ""))
-    return keys
+for _base in (Event, Operation):
+    del _base.model_config["defer_build"]  # classes made from them are built, and so checked, at once

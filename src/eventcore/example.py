@@ -19,14 +19,15 @@ from pydantic import BaseModel, ValidationError
 from eventcore.context import SCOPE
 from eventcore.emitter import Emitter
 from eventcore.envelope import Envelope
-from eventcore.fields import finite_values, unset
+from eventcore.field_spec import finite_values
+from eventcore.fields import unset
 from eventcore.handler import Handler
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from eventcore.events import Event, Severity
-    from eventcore.fields import FieldSpec
+    from eventcore.field_spec import FieldSpec
     from eventcore.operation import LiveOperation
     from eventcore.resource import Resource
 

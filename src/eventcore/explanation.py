@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from eventcore.dispatch import Attachment
     from eventcore.emitter import Emitter
     from eventcore.envelope import Envelope
-    from eventcore.events import EventSpec
+    from eventcore.event_spec import EventSpec
     from eventcore.handler import HandlerConfig
 
 __all__ = ["explain", "explain_envelope", "stopped_by"]

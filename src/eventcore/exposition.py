@@ -19,7 +19,7 @@ from eventcore.errors import InstrumentError
 
 if TYPE_CHECKING:
     from eventcore.catalog import Catalog
-    from eventcore.events import EventSpec
+    from eventcore.event_spec import EventSpec
     from eventcore.instruments import Instrument, Source
     from eventcore.plugins import Plugins
 

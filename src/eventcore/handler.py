@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from eventcore.errors import ConfigurationError, mistakes
-from eventcore.events import Category, Event, EventSpec, Severity
+from eventcore.events import Category, Event, Severity
 
 if TYPE_CHECKING:
     from eventcore.emitter import Emitter
     from eventcore.envelope import Envelope
+    from eventcore.event_spec import EventSpec
 
 __all__ = ["Handler", "HandlerConfig", "Sink"]
 

@@ -14,11 +14,15 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
 
 from eventcore.errors import InstrumentError, did_you_mean
-from eventcore.events import ENVELOPE_FACTS, Event, EventSpec
-from eventcore.fields import FieldSpec, Label, Sensitive, unset
+from eventcore.events import ENVELOPE_FACTS, Event
+from eventcore.fields import Label, Sensitive, unset
+
+if TYPE_CHECKING:
+    from eventcore.event_spec import EventSpec
+    from eventcore.field_spec import FieldSpec
 
 __all__ = [
     "DEFAULT_BUCKETS",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from eventcore.context import ContextProvider
     from eventcore.emitter import Emitter
-    from eventcore.events import EventSpec
+    from eventcore.event_spec import EventSpec
 
 __all__ = ["LiveOperation"]
 

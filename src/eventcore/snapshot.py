@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from eventcore.events import EventSpec
+    from eventcore.event_spec import EventSpec
     from eventcore.exposition import Metric
-    from eventcore.fields import FieldSpec
+    from eventcore.field_spec import FieldSpec
 
 __all__ = ["FORMAT", "changes", "load_snapshot", "snapshot_of", "snapshot_text", "type_text"]
 

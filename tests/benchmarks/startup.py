@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 
 import eventcore as ec
@@ -14,19 +16,31 @@ ROUNDS = 9
 _TIMED = "import time; t=time.perf_counter(); {}; print((time.perf_counter()-t)*1000)"
 
 
+_COMPILED = tempfile.TemporaryDirectory()
+# What is installed is compiled: so is all here, on both sides, whatever this process was told about writing files.
+_ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+    "PYTHONPYCACHEPREFIX": _COMPILED.name,
+}
+
+
 def _fresh(code: str) -> float:
-    run = subprocess.run([sys.executable, "-c", _TIMED.format(code)], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", _TIMED.format(code)], capture_output=True, text=True, check=True, env=_ENVIRONMENT
+    )
     return float(run.stdout.split()[-1])
 
 
 def importing() -> list[Result]:
     """Beside the bare import stands one with a model: defining the first one is what loads most of pydantic."""
-    ours, bare, used = [], [], []
-    for _ in range(ROUNDS):
-        ours.append(_fresh("from eventcore import Event"))
-        bare.append(_fresh("from pydantic import BaseModel"))
-        used.append(_fresh("from pydantic import BaseModel; type('M', (BaseModel,), {'__annotations__': {'x': int}})"))
     name = "from eventcore import Event"
+    model = "from pydantic import BaseModel; type('M', (BaseModel,), {'__annotations__': {'x': int}})"
+    ours, bare, used = [], [], []
+    _fresh(f"{name}; {model}")
+    for _ in range(ROUNDS):
+        ours.append(_fresh(name))
+        bare.append(_fresh("from pydantic import BaseModel"))
+        used.append(_fresh(model))
     return [
         result(name, ours, "from pydantic import BaseModel", bare, reach=1.2, unit="ms"),
         result(name, ours, "the same, and one model", used, reach=None, unit="ms", note="shown"),
@@ -39,6 +53,7 @@ def first_emit() -> Result:
         "assert len(e.handlers[0]) >= 1"
     )
     ours, peer = [], []
+    _fresh(start)
     for _ in range(ROUNDS):
         ours.append(_fresh(start))
         peer.append(_fresh("from pydantic_settings import BaseSettings"))
