@@ -1,4 +1,4 @@
-"""The ``metric`` plugin: instruments over events become Prometheus series.
+"""The ``metric`` plugin: instruments over events become series, for Prometheus and for OpenTelemetry.
 
 ``[handlers.metric]`` switches it on; ``/metrics`` appears wherever the ``http`` plugin serves or is mounted.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eventcore.emitter import Emitter
     from eventcore.http import HttpRoute
 
-__all__ = ["eventcore_events", "eventcore_handlers", "eventcore_routes"]
+__all__ = ["eventcore_events", "eventcore_handlers", "eventcore_routes", "eventcore_series"]
 
 
 @hookimpl
@@ -27,6 +27,12 @@ def eventcore_handlers() -> dict[str, str]:
 def eventcore_events() -> list[str]:
     """Return the event that warns of a metric at its limit."""
     return ["eventcore_metric.events:SeriesOverflow"]
+
+
+@hookimpl
+def eventcore_series() -> list[str]:
+    """Return the metrics that are no instruments: the bus's account, the limits, the process and the host."""
+    return ["eventcore_metric.declared:OWN"]
 
 
 @hookimpl

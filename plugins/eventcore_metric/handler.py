@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from json import dumps as to_json
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import CollectorRegistry, DuplicateTimeseries
 from pydantic import Field, ValidationInfo, field_validator
 
-from eventcore.errors import ConfigurationError, PartialFailure
+from eventcore.errors import ConfigurationError, InstrumentError, PartialFailure
+from eventcore.exposition import Exposition
 from eventcore.handler import Handler, HandlerConfig
 from eventcore.http import HttpResponse, HttpRoute
 from eventcore.timing import NOT_TIMED, TIMED_MASK
-from eventcore_metric.account import BusAccount, MetricAccount
+from eventcore_metric.account import BusAccount, limit_readings
+from eventcore_metric.declared import OWN
 from eventcore_metric.events import SeriesOverflow
 from eventcore_metric.folding import folds_of
+from eventcore_metric.process import host_readings, process_readings
+from eventcore_metric.prometheus import exposition, sample_value, samples_text
 from eventcore_metric.series import family_of, label_text
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from eventcore.http import HttpRequest
     from eventcore.instruments import Instrument
     from eventcore_metric.folding import Fold
+    from eventcore_metric.readings import Limit, Reading
     from eventcore_metric.series import AnyFamily
 
 __all__ = ["MetricHandler", "routes"]
@@ -62,6 +64,11 @@ class MetricHandler(Handler):
         max_series: int = Field(
             1000, ge=1, description="Series per metric; further label values are counted in one series 'other'."
         )
+        process: bool = Field(
+            default=True, description="Show CPU time, memory, threads and file descriptors of the process."
+        )
+        host: bool = Field(default=True, description="Show CPU time and memory of the host, and the space on 'disks'.")
+        disks: tuple[str, ...] = Field(("/",), description="Paths whose file systems are shown with 'host'.")
         delivery: Literal["queued"] | None = Field(None, description="Always by a worker of its own.")
         queue_size: int = Field(100_000, ge=1, description="Envelopes that may wait in the queue.")
 
@@ -79,12 +86,16 @@ class MetricHandler(Handler):
 
     def __init__(self, config: HandlerConfig | None = None, **options: Any) -> None:
         super().__init__(config, **options)
-        self.registry = CollectorRegistry()
         self._emitter: Emitter | None = None
-        self._families: tuple[AnyFamily, ...] = ()
+        self._account: BusAccount | None = None
+        self._compiled: tuple[tuple[Instrument, AnyFamily], ...] = ()
         self._starts: dict[type[Event], tuple[Fold, ...]] = {}
         self._ends: dict[type[Event], tuple[Fold, ...]] = {}
         self._warned: dict[str, object] = {}
+
+    @property
+    def _families(self) -> tuple[AnyFamily, ...]:
+        return tuple(family for _, family in self._compiled)
 
     # -- compiling ---------------------------------------------------------------------------------------------------
 
@@ -94,13 +105,17 @@ class MetricHandler(Handler):
         instruments = self._instruments(emitter.catalog)
         if self.config.exporter == "none":
             return
-        self._families = tuple(family_of(instrument, self.config.max_series) for instrument in instruments)
-        self.registry = self._registered(emitter)
+        self._compiled = tuple(
+            (instrument, family_of(instrument, self.config.max_series)) for instrument in instruments
+        )
+        self._check_names()
+        self._account = BusAccount(emitter, self.config.max_series)
         starts: defaultdict[type[Event], tuple[Fold, ...]] = defaultdict(tuple)
         ends: defaultdict[type[Event], tuple[Fold, ...]] = defaultdict(tuple)
-        for family in self._families:
-            for event_type in family.instrument.types:
-                folds = folds_of(family.instrument, event_type, family)
+        for instrument, family in self._compiled:
+            family.initialise(instrument)
+            for event_type in instrument.types:
+                folds = folds_of(instrument, event_type, family)
                 starts[event_type] += (folds.start,) if folds.start else ()
                 ends[event_type] += (folds.end,) if folds.end else ()
         self._starts = {event_type: folds for event_type, folds in starts.items() if folds}
@@ -117,15 +132,11 @@ class MetricHandler(Handler):
         of_packs.update(wanted.keys() - given.keys())
         return tuple(wanted.values())
 
-    def _registered(self, emitter: Emitter) -> CollectorRegistry:
-        registry = CollectorRegistry()
-        for collector in (*self._families, MetricAccount(self._families), BusAccount(emitter)):
-            try:
-                registry.register(collector)
-            except DuplicateTimeseries as error:
-                names = ", ".join(sorted(error.duplicates))
-                raise ConfigurationError(f"two metrics would export {names}; rename one of the instruments") from None
-        return registry
+    def _check_names(self) -> None:
+        try:
+            Exposition([*(family.metric for family in self._families), *OWN])
+        except InstrumentError as error:
+            raise ConfigurationError(str(error)) from None
 
     def sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - any severity
         """Take types that an instrument observes, and no others."""
@@ -174,20 +185,33 @@ class MetricHandler(Handler):
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
         """Return the exposition and its content type."""
-        self._catch_up()
-        encode, content_type = choose_encoder(accept)
-        exposition = encode(self.registry)
+        shown = exposition(self.read(), accept)
         self._warn()
-        return exposition, content_type
+        return shown
+
+    def read(self) -> list[Reading]:
+        """Return every metric as it is now: instruments, the bus's account, the limits, the process, the host."""
+        if self._account is None:
+            return []
+        self._catch_up()
+        readings = [family.read() for family in self._families]
+        own = self._account.read()
+        own += limit_readings(self._families, self._limits)
+        own += process_readings() if self.config.process else ()
+        own += host_readings(self.config.disks) if self.config.host else ()
+        return readings + [reading for reading in own if reading.points]
+
+    @property
+    def _limits(self) -> tuple[Limit, ...]:
+        return () if self._account is None else (self._account.emitted, self._account.events)
 
     def value(self, name: str, labels: Mapping[str, Any] | None = None) -> float | None:
         """Return one sample by its exported name (``…_total``, ``…_count``, ``…_bucket``); None: there is none."""
-        self._catch_up()
         wanted = {label: label_text(value) for label, value in (labels or {}).items()}
-        return self.registry.get_sample_value(name, wanted)
+        return sample_value(self.read(), name, wanted)
 
-    def summary(self) -> dict[str, int]:
-        """Return a few numbers about the series."""
+    def size(self) -> dict[str, int]:
+        """Return a few numbers about the series of instruments."""
         return {
             "metrics": len(self._families),
             "series": sum(len(family) for family in self._families),
@@ -195,16 +219,31 @@ class MetricHandler(Handler):
             "rejected": sum(family.rejected for family in self._families),
         }
 
+    def get_cardinality_stats(self) -> dict[str, Any]:
+        """Return how many series there are, as the TinyLLM guide has it.
+
+        ``total_combinations``, ``max_cardinality`` (per metric), and ``metrics``: name to ``cardinality`` (label
+        combinations, the overflow series among them) and ``dropped`` (observations that went to the overflow series).
+        """
+        metrics = {
+            one.name: {"cardinality": len(one), "dropped": one.overflowed} for one in (*self._families, *self._limits)
+        }
+        return {
+            "total_combinations": sum(one["cardinality"] for one in metrics.values()),
+            "max_cardinality": self.config.max_series,
+            "metrics": metrics,
+        }
+
     def cardinality_stats(self) -> dict[str, dict[str, int]]:
         """Return per metric: its series, their limit, and how many observations went to the overflow series."""
         return {
-            family.name: {"series": len(family), "limit": family.limit, "overflowed": family.overflowed}
-            for family in self._families
+            one.name: {"series": len(one), "limit": one.limit, "overflowed": one.overflowed}
+            for one in (*self._families, *self._limits)
         }
 
     def describe(self) -> dict[str, Any]:
         """Return exporter, packs, and where the series can be read."""
-        facts: dict[str, Any] = {"exporter": self.config.exporter, "packs": self.config.packs, **self.summary()}
+        facts: dict[str, Any] = {"exporter": self.config.exporter, "packs": self.config.packs, **self.size()}
         if self._emitter is not None:
             path = next((route.path for route in routes(self._emitter) if route.respond == self._respond), None)
             url = getattr(self._emitter.services.get("http"), "url", None)
@@ -217,21 +256,16 @@ class MetricHandler(Handler):
 
     def preview(self, envelope: Envelope) -> str:
         """Return the samples that one envelope makes; of histograms without their buckets."""
-        registry = CollectorRegistry()
-        for known in self._families:
-            if envelope.event_type in known.instrument.types:
-                family = type(known)(known.instrument, known.limit)  # type: ignore[arg-type]  # its own kind
-                folds = folds_of(known.instrument, envelope.event_type, family)
+        readings = []
+        for instrument, known in self._compiled:
+            if envelope.event_type in instrument.types:
+                family = family_of(instrument, known.limit)
+                folds = folds_of(instrument, envelope.event_type, family)
                 for fold in (folds.start, folds.end):
                     if fold is not None:
                         fold(envelope, envelope.event.__dict__)
-                registry.register(family)
-        samples = [sample for metric in registry.collect() for sample in metric.samples]
-        return "\n".join(
-            f"{sample.name}{_labels_text(sample.labels)} {sample.value}"
-            for sample in samples
-            if not sample.name.endswith("_bucket")
-        )
+                readings.append(family.read())
+        return samples_text(readings)
 
     def _respond(self, request: HttpRequest) -> HttpResponse:
         body, content_type = self.scrape(request.headers.get("accept", ""))
@@ -246,17 +280,13 @@ class MetricHandler(Handler):
 
     def _warn(self) -> None:
         """Warn of metrics at their limit, once each; here and not in the worker, which must not emit while it folds."""
-        for family in self._families:
+        for family in (*self._families, *self._limits):
             if family.overflowed and self._emitter is not None:
                 mine = object()
                 if self._warned.setdefault(family.name, mine) is mine:  # atomic: of several scrapes, one warns
                     self._emitter.emit(
                         SeriesOverflow(handler=self.name, metric=family.name, limit=family.limit),
                     )
-
-
-def _labels_text(labels: Mapping[str, str]) -> str:
-    return "{" + ",".join(f"{name}={to_json(value)}" for name, value in labels.items()) + "}" if labels else ""
 
 
 def routes(emitter: Emitter) -> list[HttpRoute]:

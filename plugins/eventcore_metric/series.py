@@ -1,32 +1,28 @@
-"""The series of one metric: bounded in number, written by one worker thread, read by scrapes.
+"""The series of one metric: bounded in number, written by one worker thread, read by scrapes and pushes.
 
 Accumulators are plain objects without locks: the handler's worker is their only writer, and a scrape that reads a
 number while it changes sees the old or the new one. Children of prometheus_client take a lock per operation and check
-their arguments each time, at about three times the cost. prometheus_client sees ours through its public collector
-interface, ``collect()`` and ``describe()``.
+their arguments each time, at about three times the cost. A store makes the accumulators: in this process's memory, or
+in a file that other processes read (``multiprocess``).
 """
 
 from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.utils import floatToGoString
-
-from eventcore.exposition import label_sets, label_text
+from eventcore.exposition import label_sets, label_text, metric_of
 from eventcore.instruments import Codes, Counter, Gauge, Histogram, Instrument
+from eventcore_metric.readings import OTHER, Exemplar, Point, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import MutableSequence
 
-    from prometheus_client.core import Metric
+    from eventcore.exposition import Metric
+    from eventcore_metric.readings import Across
 
-__all__ = ["Distribution", "Family", "Number", "family_of", "label_text"]
-
-OTHER = "other"
-"""Every label value of the overflow series."""
+__all__ = ["MEMORY", "Distribution", "Family", "Memory", "Number", "Store", "family_of", "label_text"]
 
 MAX_INITIAL_SERIES = 50
 """A metric with at most so many possible label combinations is exported at zero from the start."""
@@ -35,21 +31,63 @@ MAX_INITIAL_SERIES = 50
 class Number:
     """The value of a counter or gauge."""
 
-    __slots__ = ("value",)
+    __slots__ = ("exemplar", "value")
 
     def __init__(self, value: float = 0.0) -> None:
         self.value = value
+        self.exemplar: Exemplar | None = None
+
+    @property
+    def time_s(self) -> float:
+        """When it was set, where that is kept."""
+        return 0.0
 
 
 class Distribution:
     """Observations per bucket (not cumulative; the last one is +Inf) and their sum."""
 
-    __slots__ = ("counts", "sum")
+    __slots__ = ("counts", "exemplars", "sum")
 
     def __init__(self, buckets: int) -> None:
-        self.counts = [0] * (buckets + 1)
+        self.counts: MutableSequence[float] = [0] * (buckets + 1)
         self.sum = 0.0
+        self.exemplars: list[Exemplar | None] | None = None
 
+
+class Store(Protocol):
+    """Makes accumulators, and makes them anew in a forked child."""
+
+    def number(self, family: Family[Number], labels: tuple[str, ...]) -> Number:
+        """Return a new number at zero."""
+
+    def distribution(self, family: Family[Distribution], labels: tuple[str, ...]) -> Distribution:
+        """Return a new distribution without observations."""
+
+    def renew(self, family: AnyFamily, labels: tuple[str, ...], series: Number | Distribution) -> None:
+        """Set an accumulator of the parent process to zero, in this child's own storage."""
+
+
+class Memory:
+    """The store of a process that is alone."""
+
+    def number(self, family: Family[Number], labels: tuple[str, ...]) -> Number:  # noqa: ARG002 - all are alike
+        """Return a new number."""
+        return Number()
+
+    def distribution(self, family: Family[Distribution], labels: tuple[str, ...]) -> Distribution:  # noqa: ARG002 - likewise
+        """Return a new distribution."""
+        return Distribution(len(family.metric.buckets))
+
+    def renew(self, family: AnyFamily, labels: tuple[str, ...], series: Number | Distribution) -> None:  # noqa: ARG002 - likewise
+        """Set an accumulator to zero."""
+        if isinstance(series, Number):
+            series.value = 0.0
+        else:
+            series.counts[:] = [0] * len(series.counts)
+            series.sum = 0.0
+
+
+MEMORY = Memory()
 
 A = TypeVar("A", bound=Number | Distribution)
 
@@ -57,20 +95,18 @@ A = TypeVar("A", bound=Number | Distribution)
 class Family(ABC, Generic[A]):
     """One metric: its accumulators by label values, at most ``limit`` of them and one for the overflow."""
 
-    def __init__(self, instrument: Instrument, limit: int, make: Callable[[], A]) -> None:
-        self.instrument = instrument
-        self.name = instrument.name
-        self.labels = tuple(instrument.labels)
+    def __init__(self, metric: Metric, limit: int, store: Store = MEMORY, across: Across = "sum") -> None:
+        self.metric = metric
+        self.name = metric.name
+        self.labels = tuple(metric.labels)
         self.limit = limit
+        self.across = across
         self.overflow: A | None = None
         self.overflowed = 0
         self.rejected = 0
-        self._make = make
+        self._store = store
         self._own = 0
         self._series: dict[tuple[str, ...], A] = {}
-        # Not passed on unless the name ends with it: prometheus_client would append it to the name.
-        bare = self.name.removesuffix("_total")
-        self._unit = instrument.unit if instrument.unit and bare.endswith(f"_{instrument.unit}") else ""
 
     def at(self, labels: tuple[str, ...]) -> A:
         """Return the accumulator of these label values; that of the overflow beyond the limit, which counts the use."""
@@ -78,7 +114,7 @@ class Family(ABC, Generic[A]):
         if found is None:
             if self._own == self.limit:
                 return self._overflowing()
-            found = self._series[labels] = self._make()
+            found = self._series[labels] = self._make(labels)
             self._own += 1
         return found
 
@@ -86,7 +122,7 @@ class Family(ABC, Generic[A]):
         self.overflowed += 1
         if self.overflow is None:
             labels = (OTHER,) * len(self.labels)
-            self.overflow = self._series.get(labels) or self._make()  # 'other' may be a label value like any
+            self.overflow = self._series.get(labels) or self._make(labels)  # 'other' may be a label value like any
             self._series[labels] = self.overflow
         return self.overflow
 
@@ -96,29 +132,39 @@ class Family(ABC, Generic[A]):
     def __len__(self) -> int:
         return len(self._series)
 
-    def initialise(self) -> None:
+    def initialise(self, instrument: Instrument) -> None:
         """Make the series that are known beforehand, if they are few and their value is known, too.
 
         Counters and histograms start at zero, so that ``rate()`` sees the first event; so do gauges of what is in
         flight. A gauge over ``codes`` with an initial state starts with it. Of any other gauge nothing is known before
         its first event, and a zero would be false.
         """
-        combinations = known_combinations(self.instrument)
+        combinations = known_combinations(instrument)
         if combinations is not None and len(combinations) <= min(MAX_INITIAL_SERIES, self.limit):
             for labels in combinations:
                 self.at(labels)
+
+    def after_fork(self) -> None:
+        """In a forked child: what was counted so far is the parent's; start at zero."""
+        self.overflowed = self.rejected = 0
+        for labels, series in self._series.copy().items():
+            self._store.renew(self, labels, series)  # type: ignore[arg-type]  # one of the three kinds
 
     def samples(self) -> list[tuple[tuple[str, ...], A]]:
         """Return what there is now, by label values; the worker may go on meanwhile."""
         return list(self._series.copy().items())
 
-    @abstractmethod
-    def describe(self) -> Iterable[Metric]:
-        """Return the metric without samples (prometheus_client's collector interface)."""
+    def read(self) -> Reading:
+        """Return the series as they are now."""
+        return Reading(self.metric, [self._point(*sample) for sample in self.samples()], self.across)
 
     @abstractmethod
-    def collect(self) -> Iterable[Metric]:
-        """Return the metric with its samples (prometheus_client's collector interface)."""
+    def _make(self, labels: tuple[str, ...]) -> A:
+        """Return a new accumulator."""
+
+    @abstractmethod
+    def _point(self, labels: tuple[str, ...], series: A) -> Point:
+        """Return one series as it is now."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {len(self)} series>"
@@ -127,90 +173,75 @@ class Family(ABC, Generic[A]):
 class CounterFamily(Family[Number]):
     """Series of a counter."""
 
-    def __init__(self, instrument: Counter, limit: int) -> None:
-        super().__init__(instrument, limit, Number)
+    def _make(self, labels: tuple[str, ...]) -> Number:
+        return self._store.number(self, labels)
 
-    def describe(self) -> Iterable[CounterMetricFamily]:
-        """Return the metric without samples."""
-        return [CounterMetricFamily(self.name, self.instrument.help, labels=self.labels, unit=self._unit)]
-
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        """Return the metric with its samples."""
-        (metric,) = self.describe()
-        for labels, series in self.samples():
-            metric.add_metric(labels, series.value)
-        return [metric]
+    def _point(self, labels: tuple[str, ...], series: Number) -> Point:
+        exemplar = series.exemplar
+        return Point(labels, series.value, (), () if exemplar is None else (exemplar,))
 
 
 class GaugeFamily(Family[Number]):
-    """Series of a gauge."""
+    """Series of a gauge; ``initial`` is the value of those that are there before the first event."""
 
-    def __init__(self, instrument: Gauge, limit: int) -> None:
-        super().__init__(instrument, limit, Number)
+    initial: float | None = None
 
-    def initialise(self) -> None:
+    def initialise(self, instrument: Instrument) -> None:
         """Make the series whose value is known before the first event."""
-        source = self.instrument.value_source
-        if self.instrument.phase == "start":
-            super().initialise()
+        source = instrument.value_source
+        if instrument.phase == "start":
+            super().initialise(instrument)
         elif isinstance(source, Codes) and source.initial is not None:
-            super().initialise()
+            super().initialise(instrument)
+            self.initial = float(source.codes[source.initial])
+            self._begin()
+
+    def after_fork(self) -> None:
+        """In a forked child: begin as at first."""
+        super().after_fork()
+        self._begin()
+
+    def _begin(self) -> None:
+        if self.initial is not None:
             for _, series in self.samples():
-                series.value = float(source.codes[source.initial])
+                series.value = self.initial
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Return the metric without samples."""
-        return [GaugeMetricFamily(self.name, self.instrument.help, labels=self.labels, unit=self._unit)]
+    def _make(self, labels: tuple[str, ...]) -> Number:
+        return self._store.number(self, labels)
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Return the metric with its samples."""
-        (metric,) = self.describe()
-        for labels, series in self.samples():
-            metric.add_metric(labels, series.value)
-        return [metric]
+    def _point(self, labels: tuple[str, ...], series: Number) -> Point:
+        return Point(labels, series.value, time_s=series.time_s)
 
 
 class HistogramFamily(Family[Distribution]):
     """Series of a histogram; ``bounds`` are the upper bounds without +Inf."""
 
-    def __init__(self, instrument: Histogram, limit: int) -> None:
-        bounds = [float(bound) for bound in instrument.buckets]
-        self.bounds = bounds[:-1] if bounds[-1] == float("inf") else bounds
-        self._les = [
-            floatToGoString(bound)  # type: ignore[no-untyped-call]  # it has no annotations
-            for bound in (*self.bounds, float("inf"))
-        ]
-        super().__init__(instrument, limit, lambda: Distribution(len(self.bounds)))
+    def __init__(self, metric: Metric, limit: int, store: Store = MEMORY, across: Across = "sum") -> None:
+        super().__init__(metric, limit, store, across)
+        self.bounds = metric.buckets
 
-    def describe(self) -> Iterable[HistogramMetricFamily]:
-        """Return the metric without samples."""
-        return [HistogramMetricFamily(self.name, self.instrument.help, labels=self.labels, unit=self._unit)]
+    def _make(self, labels: tuple[str, ...]) -> Distribution:
+        return self._store.distribution(self, labels)
 
-    def collect(self) -> Iterable[HistogramMetricFamily]:
-        """Return the metric with its samples; buckets are cumulative, so +Inf and the count agree at any time."""
-        (metric,) = self.describe()
-        for labels, series in self.samples():
-            cumulative = itertools.accumulate(series.counts)
-            metric.add_metric(labels, list(zip(self._les, cumulative, strict=True)), series.sum)
-        return [metric]
+    def _point(self, labels: tuple[str, ...], series: Distribution) -> Point:
+        # The counts once, as they are now: buckets and count are made of the same numbers, so they agree at any time.
+        return Point(labels, series.sum, tuple(series.counts), tuple(series.exemplars or ()))
 
 
 AnyFamily = CounterFamily | GaugeFamily | HistogramFamily
 
 
-def family_of(instrument: Instrument, limit: int) -> AnyFamily:
-    """Return the family for an instrument, with its initial series."""
-    family: AnyFamily
+def family_of(instrument: Instrument, limit: int, store: Store = MEMORY) -> AnyFamily:
+    """Return the family for an instrument, without series."""
+    metric = metric_of(instrument)
     if isinstance(instrument, Counter):
-        family = CounterFamily(instrument, limit)
-    elif isinstance(instrument, Gauge):
-        family = GaugeFamily(instrument, limit)
-    elif isinstance(instrument, Histogram):
-        family = HistogramFamily(instrument, limit)
-    else:
-        raise TypeError(f"instrument {instrument.name!r} is a {type(instrument).__name__}, which has no series here")
-    family.initialise()
-    return family
+        return CounterFamily(metric, limit, store)
+    if isinstance(instrument, Gauge):
+        across = instrument.across or ("sum" if instrument.phase == "start" else "latest")
+        return GaugeFamily(metric, limit, store, across)
+    if isinstance(instrument, Histogram):
+        return HistogramFamily(metric, limit, store)
+    raise TypeError(f"instrument {instrument.name!r} is a {type(instrument).__name__}, which has no series here")
 
 
 def known_combinations(instrument: Instrument) -> list[tuple[str, ...]] | None:

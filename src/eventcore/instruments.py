@@ -384,13 +384,22 @@ class Counter(Instrument):
 
 @dataclass(frozen=True, kw_only=True)
 class Gauge(Instrument):
-    """A value that goes up and down: the latest ``value``, or with ``phase="start"`` the number in flight."""
+    """A value that goes up and down: the latest ``value``, or with ``phase="start"`` the number in flight.
+
+    ``across`` says what several processes show as one: ``sum`` (the default for what is in flight), ``max``, ``min``,
+    or ``latest``, the value set last (the default otherwise).
+    """
 
     kind: ClassVar[str] = "gauge"
+    across: Literal["sum", "max", "min", "latest"] | None = None
 
     def __post_init__(self) -> None:
         if self.value is None and self.phase != "start":
             raise InstrumentError(f"gauge {self.name!r} needs a value=, or phase='start' to count what is in flight")
+        if self.across not in (None, "sum", "max", "min", "latest"):
+            raise InstrumentError(
+                f"gauge {self.name!r}: across is 'sum', 'max', 'min' or 'latest', not {self.across!r}"
+            )
         super().__post_init__()
 
 

@@ -255,7 +255,7 @@ def test_each_over_arrays_that_do_not_fit():
     with emitter.operation(Scored):
         pass
     assert metric.value("n_total") == 0
-    assert metric.summary()["rejected"] == 1
+    assert metric.size()["rejected"] == 1
     assert metric.value("eventcore_metric_rejected_total", {"metric": "n_total"}) == 1
     assert emitter.ledger().handler("metric").failed == 0
 

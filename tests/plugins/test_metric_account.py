@@ -13,7 +13,9 @@ import pytest
 import eventcore as ec
 from eventcore.timing import NOT_TIMED, TIMED_MASK
 from eventcore_metric.account import BusAccount
+from eventcore_metric.declared import BUS
 from eventcore_metric.handler import MetricHandler
+from eventcore_metric.prometheus import families_of
 from tests.support.handlers import Clock, Collect, CollectBatches, CollectStarts, Held, eventually
 
 
@@ -47,7 +49,7 @@ def samples(emitter):
     """Return every sample of the bus's account by name and label values."""
     return {
         (sample.name, *sample.labels.values()): sample.value
-        for family in BusAccount(emitter).collect()
+        for family in families_of(BusAccount(emitter, 1000).read())
         for sample in family.samples
     }
 
@@ -79,9 +81,9 @@ def test_every_declared_series_is_fed(emitter, promtool):
     assert eventually(lambda: broken.raised >= 5)
     metric = emitter.handler("metric")
     assert eventually(lambda: metric.value("eventcore_handler_breaker_state", {"handler": "broken"}) == 2)
-    moved = {family.name for family in BusAccount(emitter).collect() if any(s.value > 0 for s in family.samples)}
-    declared = {family.name for family in BusAccount(emitter).describe()}
-    assert moved == declared
+    readings = BusAccount(emitter, 1000).read()
+    moved = {reading.metric.name for reading in readings if any(p.value > 0 or sum(p.counts) for p in reading.points)}
+    assert moved == {metric.name for metric in BUS}
     fed = {key[2:] for key, value in samples(emitter).items() if key[0] == "eventcore_events_total" and value}
     assert {("delivered", ""), ("failed", ""), ("filtered", ""), ("sampled", ""), ("dropped", "quarantined")} <= fed
     result = subprocess.run([promtool, "check", "metrics"], input=metric.render(), capture_output=True, check=False)
