@@ -22,7 +22,6 @@ __all__ = ["BusAccount", "limit_readings"]
 
 
 _OUTCOMES = ("delivered", "failed", "filtered", "sampled")
-_SERIES_PER_HANDLER = len(_OUTCOMES) + len(DROP_REASONS)
 _STATES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 
@@ -39,7 +38,7 @@ class BusAccount:
     def __init__(self, emitter: Emitter, limit: int) -> None:
         self._emitter = emitter
         self.emitted = Limit("eventcore_emitted_total", limit)
-        self.events = Limit("eventcore_events_total", limit * _SERIES_PER_HANDLER)
+        self.events = Limit("eventcore_events_total", limit, leading=1)
 
     def read(self) -> list[Reading]:
         """Return all of them, those without series too."""

@@ -60,12 +60,14 @@ class Reading:
 class Limit:
     """Keeps a metric that is read from elsewhere, not folded here, within a number of series.
 
-    The first ``limit`` label combinations keep their series; the sum of all others is the overflow series.
+    The first ``limit`` label combinations keep their series; the sum of all others is the overflow series. Where only
+    the first ``leading`` labels are open, their combinations count, each with as many series as the others can make.
     """
 
-    def __init__(self, name: str, limit: int) -> None:
+    def __init__(self, name: str, limit: int, *, leading: int | None = None) -> None:
         self.name = name
         self.limit = limit
+        self._leading = leading
         self.overflowed = 0
         self._known: set[tuple[str, ...]] = set()
 
@@ -76,11 +78,12 @@ class Limit:
         """Return a counter's series, at most ``limit`` and one for the overflow."""
         known, points, rest = self._known, [], 0
         for labels, number in numbers.items():
-            if labels not in known:
+            open_labels = labels[: self._leading]
+            if open_labels not in known:
                 if len(known) >= self.limit:
                     rest += number
                     continue
-                known.add(labels)
+                known.add(open_labels)
             points.append(Point(labels, number))
         self.overflowed = rest
         if rest:
