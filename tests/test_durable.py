@@ -19,7 +19,8 @@ import pytest
 
 import eventcore as ec
 from eventcore.durable import DurableQueue
-from eventcore.health import bus_checks, run_checks
+from eventcore.health import bus_checks
+from eventcore.health_monitor import run_checks
 from eventcore.journal import Journal
 from eventcore.journal_config import JournalConfig
 from eventcore.journal_record import Replay, record

@@ -3,7 +3,8 @@ import json
 import pytest
 
 import eventcore as ec
-from eventcore.health import bus_checks, run_checks
+from eventcore.health import bus_checks
+from eventcore.health_monitor import run_checks
 from tests.support.handlers import Collect, Held
 
 HEALTHY, DEGRADED, UNHEALTHY = ec.HealthStatus.HEALTHY, ec.HealthStatus.DEGRADED, ec.HealthStatus.UNHEALTHY

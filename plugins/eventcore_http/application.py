@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from eventcore.explanation import explain
-from eventcore.health import HealthCheck, HealthStatus, bus_checks, run_checks
+from eventcore.health import HealthStatus
 from eventcore.http import HttpRequest, HttpResponse, HttpRoute
 from eventcore.in_use import get_emitter
 from eventcore.inspection import UnknownEvent, catalog_of, head_of, inspect
@@ -37,8 +37,11 @@ class Application:
             for route in (
                 HttpRoute("/", self._index, "this list"),
                 HttpRoute("/livez", self._livez, "200 while the process serves"),
-                HttpRoute("/readyz", self._readyz, "200 when every critical check passes, else 503"),
+                HttpRoute(
+                    "/readyz", self._readyz, "200 when every critical check passes, else 503; ?verbose lists them"
+                ),
                 HttpRoute("/health", self._health, "every check as JSON; 503 when one is unhealthy"),
+                HttpRoute("/healthz", self._health, "the same"),
                 HttpRoute("/debug/eventcore", self._inspect, "handlers, queues, ledger, catalog as JSON"),
                 HttpRoute("/debug/eventcore/catalog", self._catalog, "event types and instruments as JSON"),
                 HttpRoute("/debug/eventcore/explain", self._explain, "?event=…&severity=…: who takes it, as JSON"),
@@ -91,12 +94,13 @@ class Application:
     def _livez(_request: HttpRequest) -> HttpResponse:
         return HttpResponse(b"ok\n")
 
-    def _readyz(self, _request: HttpRequest) -> HttpResponse:
-        report = run_checks(check for check in self._checks() if check.critical)
-        return _json(report, status=200 if report["ready"] else 503)
+    def _readyz(self, request: HttpRequest) -> HttpResponse:
+        report = self.emitter.health.report(self._plugins, only_critical=True)
+        status = 200 if report["ready"] else 503
+        return _verbose(report, status) if "verbose" in request.query else _json(report, status=status)
 
     def _health(self, _request: HttpRequest) -> HttpResponse:
-        report = run_checks(self._checks())
+        report = self.emitter.health.report(self._plugins)
         return _json(report, status=503 if report["status"] == HealthStatus.UNHEALTHY.value else 200)
 
     def _inspect(self, _request: HttpRequest) -> HttpResponse:
@@ -114,10 +118,6 @@ class Application:
             return _json({**head_of(self.emitter), "error": str(error)}, status=400)
         return _json(answer, status=200)
 
-    def _checks(self) -> list[HealthCheck]:
-        emitter = self.emitter
-        return [*bus_checks(emitter), *self._plugins.health_checks(emitter)]
-
     def __repr__(self) -> str:
         return f"<Application of {self.emitter!r}>"
 
@@ -129,6 +129,16 @@ def _listing(routes: dict[str, HttpRoute]) -> str:
 def _json(report: dict[str, object], *, status: int) -> HttpResponse:
     body = json.dumps(report, indent=2, default=str).encode()
     return HttpResponse(body + b"\n", "application/json", status)
+
+
+def _verbose(report: dict[str, Any], status: int) -> HttpResponse:
+    """Return the critical checks a line each, as Kubernetes' own servers do for ``?verbose``."""
+    lines = [
+        f"[-]{name} failed: {check['message']}" if check["status"] == HealthStatus.UNHEALTHY.value else f"[+]{name} ok"
+        for name, check in report["checks"].items()
+    ]
+    lines.append(f"readyz check {'passed' if status == 200 else 'failed'}")
+    return HttpResponse("".join(f"{line}\n" for line in lines).encode(), status=status)
 
 
 def headers_of(response: HttpResponse) -> list[tuple[str, str]]:

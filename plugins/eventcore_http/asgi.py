@@ -61,4 +61,6 @@ def _request(scope: Message) -> HttpRequest:
     path, root = scope["path"], scope.get("root_path", "").rstrip("/")
     if root and (path == root or path.startswith(f"{root}/")):  # some frameworks leave the mount point in the path
         path = path[len(root) :]
-    return HttpRequest(path, dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"))), headers)
+    return HttpRequest(
+        path, dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)), headers
+    )

@@ -46,7 +46,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         for name, value in self.headers.items():
             key = name.lower()
             headers[key] = f"{headers[key]}, {value}" if key in headers else value
-        request = HttpRequest(unquote(path), dict(parse_qsl(query)), headers)
+        request = HttpRequest(unquote(path), dict(parse_qsl(query, keep_blank_values=True)), headers)
         response = self.server.application.respond(self.command, request)
         self.send_response(response.status, reason_of(response.status))
         for name, value in headers_of(response):

@@ -26,7 +26,7 @@ def wsgi(application: Application) -> WSGIApplication:
             method,
             HttpRequest(
                 path=environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace"),
-                query=dict(parse_qsl(environ.get("QUERY_STRING", ""))),
+                query=dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)),
                 headers={
                     key.removeprefix("HTTP_").replace("_", "-").lower(): value
                     for key, value in environ.items()

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from eventcore.health import HealthCheck as HealthCheck
     from eventcore.health import HealthResult as HealthResult
     from eventcore.health import HealthStatus as HealthStatus
+    from eventcore.health import ModelHealthCheck as ModelHealthCheck
     from eventcore.http import HttpRequest as HttpRequest
     from eventcore.http import HttpResponse as HttpResponse
     from eventcore.http import HttpRoute as HttpRoute
@@ -90,7 +91,7 @@ _MODULES = {
     "events": "Category Event Operation Severity",
     "fields": "Array Label Measure Sensitive unset",
     "handler": "Handler HandlerConfig",
-    "health": "HealthCheck HealthResult HealthStatus",
+    "health": "HealthCheck HealthResult HealthStatus ModelHealthCheck",
     "http": "HttpRequest HttpResponse HttpRoute",
     "in_use": "get_emitter set_emitter",
     "resource": "Resource",

@@ -19,6 +19,7 @@ from eventcore.dispatch import START, Attachment, Route, Routes, Wanted
 from eventcore.durable_emit import Durability
 from eventcore.envelope import Envelope
 from eventcore.events import Event, Operation, Severity
+from eventcore.health_monitor import HealthMonitor
 from eventcore.ids import Clock, Ids, SystemClock
 from eventcore.ledger import Cells, Ledger, LedgerSnapshot
 from eventcore.misuse import Misuses
@@ -73,6 +74,7 @@ class Emitter:
         "context_provider",
         "durability",
         "emit_times",
+        "health",
         "ids",
         "misuses",
         "monotonic_ns",
@@ -121,6 +123,7 @@ class Emitter:
         self._open: dict[int, LiveOperation[Any]] = {}
         self.context_provider: ContextProvider | None = None
         self.misuses = Misuses(self)
+        self.health = HealthMonitor(self)
         self.plugins: Plugins | None = None
         self.settings: Settings | None = None
         _EMITTERS.add(self)
@@ -426,6 +429,7 @@ class Emitter:
         self._closing.after_fork()
         self._ledger.after_fork()
         self.misuses.after_fork()
+        self.health.after_fork()
         for operation in self._open.values():  # the parent's to end: a with block left here must not deliver it again
             operation.disown()
             self._ledger.cells.counts[self._ledger.abandoned] += 1

@@ -1,11 +1,13 @@
-"""Health checks: what they return, and the bus's own.
+"""Health checks: what they are, what they find, and the bus's own.
 
-Liveness never depends on anything outside the process; readiness fails only for checks marked critical.
+Liveness never depends on anything outside the process; readiness fails only for checks marked critical. How checks are
+run, side by side and each within its time, is in ``health_monitor``.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 from eventcore.breaker import BreakerState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from eventcore.emitter import Emitter
     from eventcore.journal import Journal
 
-__all__ = ["HealthCheck", "HealthResult", "HealthStatus", "bus_checks", "run_checks"]
+__all__ = ["HealthCheck", "HealthResult", "HealthStatus", "ModelHealthCheck", "bus_checks"]
 
 QUEUE_WARNING = 0.8
+TIMEOUT_S = 5.0
+TTL_S = 1.0
 
 
 class HealthStatus(enum.StrEnum):
@@ -32,9 +36,6 @@ class HealthStatus(enum.StrEnum):
     UNHEALTHY = "unhealthy"
 
 
-_GRAVITY = {status: place for place, status in enumerate(HealthStatus)}
-
-
 @dataclass(frozen=True, slots=True)
 class HealthResult:
     """What a check found."""
@@ -44,22 +45,87 @@ class HealthResult:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """A named check; ``critical`` ones decide readiness. Contributed by the hook ``eventcore_health_checks``."""
+    """A named check: give ``run``, or derive a class that defines it; plain or async.
 
-    name: str
-    run: Callable[[], HealthResult]
-    critical: bool = False
+    ``critical`` ones decide readiness. A run that takes longer than ``timeout_s`` is unhealthy; None is for what cannot
+    block, and runs in the caller's thread. A result is shown again for ``ttl_s`` seconds before the check runs anew.
+    Contributed by the hook ``eventcore_health_checks``, or added with ``emitter.health.add_check``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[], HealthResult | Awaitable[HealthResult]] | None = None,
+        *,
+        critical: bool = False,
+        timeout_s: float | None = TIMEOUT_S,
+        ttl_s: float = TTL_S,
+    ) -> None:
+        self.name = name
+        self.critical = critical
+        self.timeout_s = timeout_s
+        self.ttl_s = ttl_s
+        self._run = run
+
+    def run(self) -> HealthResult | Awaitable[HealthResult]:
+        """Return what it finds; raising is a finding too: unhealthy."""
+        if self._run is None:
+            raise NotImplementedError(f"{type(self).__name__} must define run(), or be given it")
+        return self._run()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}{', critical' if self.critical else ''}>"
+
+
+class ModelHealthCheck(HealthCheck):
+    """Runs one real inference and finds it healthy, slow or broken; its name is ``model_<model_name>``.
+
+    ``probe`` does the inference, raises where its result is unusable, and may return details. Degraded and unhealthy
+    beyond 0.5 and 1 second, as in the MoE kit.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        probe: Callable[[], Mapping[str, Any] | None],
+        *,
+        warning_threshold_s: float = 0.5,
+        critical_threshold_s: float = 1.0,
+        critical: bool = False,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        super().__init__(f"model_{model_name}", critical=critical, timeout_s=timeout_s)
+        self.model_name = model_name
+        self.thresholds_s = (warning_threshold_s, critical_threshold_s)
+        self._probe = probe
+
+    def run(self) -> HealthResult:
+        """Run the probe and judge by the time it took."""
+        started = time.perf_counter()
+        found = self._probe()
+        seconds = time.perf_counter() - started
+        details = {"model_name": self.model_name, "inference_time_seconds": round(seconds, 6), **(found or {})}
+        warning_s, critical_s = self.thresholds_s
+        if seconds > critical_s:
+            return HealthResult(HealthStatus.UNHEALTHY, f"Model inference too slow: {seconds:.3f}s", details)
+        if seconds > warning_s:
+            return HealthResult(HealthStatus.DEGRADED, f"Model inference degraded: {seconds:.3f}s", details)
+        return HealthResult(HealthStatus.HEALTHY, f"Model inference healthy: {seconds:.3f}s", details)
 
 
 def bus_checks(emitter: Emitter) -> list[HealthCheck]:
     """Return a check per handler (quarantined or nearly full is degraded), and a critical one of the journal."""
-    checks = [HealthCheck(f"handler_{a.name}", lambda a=a: _check_handler(a)) for a in emitter.attachments]  # type: ignore[misc]
+    checks = [_inside(f"handler_{a.name}", functools.partial(_check_handler, a)) for a in emitter.attachments]
     journal = emitter.durability.journal
     if journal is not None:
-        checks.append(HealthCheck("journal", lambda: _check_journal(journal), critical=True))
+        checks.append(_inside("journal", functools.partial(_check_journal, journal), critical=True))
     return checks
+
+
+def _inside(name: str, run: Callable[[], HealthResult], *, critical: bool = False) -> HealthCheck:
+    """Return a check that looks at memory of this process only: it cannot block, and is always fresh."""
+    return HealthCheck(name, run, critical=critical, timeout_s=None, ttl_s=0.0)
 
 
 def _check_journal(journal: Journal) -> HealthResult:
@@ -81,30 +147,3 @@ def _check_handler(attachment: Any) -> HealthResult:
     if attachment.quarantine.breaker.state is not BreakerState.CLOSED:
         return HealthResult(HealthStatus.DEGRADED, "handler is in quarantine", details)
     return HealthResult(HealthStatus.HEALTHY, "handler is working", details)
-
-
-def run_checks(checks: Iterable[HealthCheck]) -> dict[str, Any]:
-    """Run the checks and return the report: overall status, summary, and each check's result.
-
-    A check that raises is unhealthy. ``ready`` is False when a critical check is unhealthy.
-    """
-    results: dict[str, dict[str, Any]] = {}
-    worst = HealthStatus.HEALTHY
-    ready = True
-    for check in checks:
-        started = time.perf_counter()
-        try:
-            result = check.run()
-        except Exception as error:  # noqa: BLE001 - a check that fails is a finding, not an error of the report
-            result = HealthResult(HealthStatus.UNHEALTHY, f"check failed: {type(error).__name__}")
-        results[check.name] = {
-            "status": result.status.value,
-            "message": result.message,
-            "duration_ms": round((time.perf_counter() - started) * 1000, 3),
-            "details": dict(result.details),
-        }
-        worst = max(worst, result.status, key=_GRAVITY.__getitem__)
-        ready = ready and not (check.critical and result.status is HealthStatus.UNHEALTHY)
-    statuses = [result["status"] for result in results.values()]
-    summary = {"total_checks": len(results), **{s.value: statuses.count(s.value) for s in HealthStatus}}
-    return {"status": worst.value, "ready": ready, "timestamp": time.time(), "summary": summary, "checks": results}

@@ -190,7 +190,14 @@ class Plugins:
 
     def health_checks(self, emitter: Emitter) -> list[HealthCheck]:
         """Return the health checks that plugins contribute."""
-        return [check for checks in self.manager.hook.eventcore_health_checks(emitter=emitter) for check in checks]
+        checks: list[HealthCheck] = []
+        for implementation in self.manager.hook.eventcore_health_checks.get_hookimpls():
+            try:
+                found: Any = implementation.function(*([emitter] if implementation.argnames else []))
+                checks.extend(found or ())
+            except Exception as error:  # noqa: BLE001 - one broken plugin must not hide the others' health
+                checks.append(_broken_check(implementation.plugin_name, error))
+        return checks
 
     def routes(self, emitter: Emitter) -> list[HttpRoute]:
         """Return the HTTP routes that plugins contribute."""
@@ -232,6 +239,15 @@ class Plugins:
                     )
                 merged[name] = (implementation.plugin_name, target)
         return merged
+
+
+def _broken_check(plugin: str, error: Exception) -> HealthCheck:
+    from eventcore.health import HealthCheck, HealthResult, HealthStatus
+
+    def run() -> HealthResult:
+        return HealthResult(HealthStatus.UNHEALTHY, f"plugin {plugin} cannot name its checks: {error!r}")
+
+    return HealthCheck(f"plugin_{plugin}", run, timeout_s=None, ttl_s=0.0)
 
 
 def _load(target: Any, what: str) -> Any:

@@ -15,7 +15,7 @@ from eventcore.inspection import known_events
 from eventcore.plugins import Plugins
 from eventcore.resource import Resource
 from eventcore.settings import Sources, load_settings
-from eventcore.setup import _add_handlers, _has_structlog
+from eventcore.setup import _add_handlers, _has_structlog, _make_service
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,6 +63,8 @@ def rehearse(config: str | Path | None = None) -> Emitter:
     emitter.plugins = plugins
     emitter.settings = settings
     _add_handlers(emitter, plugins, settings, {})
+    for name, table in settings.services.items():
+        emitter.services[name] = _make_service(emitter, plugins, settings, name, table)  # made, not started
     emitter.check_durable_types()
     known_events(emitter, load=True)
     return emitter

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from eventcore.errors import ConfigurationError
+
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from eventcore.emitter import Emitter
     from eventcore.plugins import Plugins
 
-__all__ = ["Service", "ServiceConfig"]
+__all__ = ["Service", "ServiceConfig", "secret_of"]
 
 
 class ServiceConfig(BaseModel):
@@ -34,3 +39,21 @@ class Service:
 
     def stop(self) -> None:
         """Stop, in bounded time."""
+
+
+def secret_of(secret: SecretStr | None, option: str) -> str:
+    """Return a secret, from the environment where it says ``env:NAME``; "" for None.
+
+    ConfigurationError, which never quotes it: the variable is not set, or the secret is empty.
+    """
+    if secret is None:
+        return ""
+    text = secret.get_secret_value()
+    if text.startswith("env:"):
+        name = text.removeprefix("env:")
+        text = os.environ.get(name, "")
+        if not text:
+            raise ConfigurationError(f"{option} names the environment variable {name!r}, which is not set")
+    if not text:
+        raise ConfigurationError(f"{option} is empty; give a secret, or 'env:NAME' for a variable that holds it")
+    return text

@@ -183,13 +183,20 @@ def _add_handlers(emitter: Emitter, found: Plugins, read: Settings, ready: Mappi
         emitter.add_handler(handler, name=name)
 
 
-def _start_service(emitter: Emitter, found: Plugins, read: Settings, name: str, table: Mapping[str, Any]) -> None:
+def _make_service(emitter: Emitter, found: Plugins, read: Settings, name: str, table: Mapping[str, Any]) -> Service:
     service_class = found.service_class(name)
     try:
         config = service_class.Config(**table)
     except ValidationError as error:
         raise ConfigurationError(explain(read, (name,), error, service_class.Config)) from None
-    service: Service = service_class(config, emitter, found)
+    try:
+        return service_class(config, emitter, found)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{read.where(name)}: {error}") from error
+
+
+def _start_service(emitter: Emitter, found: Plugins, read: Settings, name: str, table: Mapping[str, Any]) -> None:
+    service = _make_service(emitter, found, read, name, table)
     try:
         service.start()
     except ConfigurationError as error:

@@ -14,6 +14,7 @@ __all__ = [
     "AdHocEvent",
     "AdHocOperation",
     "HandlerChanged",
+    "HealthChanged",
     "InvalidResult",
     "LogRecord",
     "Misuse",
@@ -21,6 +22,9 @@ __all__ = [
     "Started",
     "Stopped",
 ]
+
+
+HealthWord = Literal["healthy", "unknown", "degraded", "unhealthy"]
 
 
 class Started(Event, name="eventcore.started", category=Category.SYSTEM, message="{service} started"):
@@ -61,6 +65,21 @@ class HandlerChanged(
 
     handler: str
     what: Annotated[Literal["failed", "quarantined", "recovered"], Label]
+    reason: str
+
+
+class HealthChanged(
+    Event,
+    name="eventcore.health",
+    category=Category.SYSTEM,
+    severity=Severity.WARNING,
+    message="health check {check} is {status}, was {before}: {reason}",
+):
+    """A health check found another status than the time before."""
+
+    check: str
+    status: Annotated[HealthWord, Label]
+    before: Annotated[HealthWord, Label]
     reason: str
 
 
@@ -118,5 +137,5 @@ class AdHocOperation(Operation):
     attributes: dict[str, Any] = Field(default_factory=dict)
 
 
-EVENTS = (Started, Stopped, PluginBroken, HandlerChanged, InvalidResult, Misuse, LogRecord)
+EVENTS = (Started, Stopped, PluginBroken, HandlerChanged, HealthChanged, InvalidResult, Misuse, LogRecord)
 """The concrete ones, for the catalog."""

@@ -25,6 +25,7 @@ from router.events import (
     RoutingDecided,
 )
 from router.features import CandidatePool, RoutingRequest, extract_features
+from router.health import RouterHealthCheck
 from router.model_file import BUNDLED_MODEL, load_model
 from router.uncertainty import DEFAULT_MAX_UNCERTAINTY, DEFAULT_THRESHOLD, is_lightweight
 
@@ -138,6 +139,10 @@ class Router:
     def emitter(self) -> ec.Emitter:
         """Where events go."""
         return self._emitter or ec.get_emitter()
+
+    def health_check(self) -> ec.HealthCheck:
+        """Return the check ``model_tiny_dancer``, to add to the emitter's: ``emitter.health.add_check(…)``."""
+        return RouterHealthCheck(self.model, self.breaker)
 
     def route(self, request: RoutingRequest) -> RoutingResponse:
         """Decide for every candidate of ``request``.

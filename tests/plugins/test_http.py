@@ -129,7 +129,7 @@ def test_the_index_lists_what_there_is():
     status, _, body = ask(f"{http.url}/")
     paths = [line.split()[0] for line in body.decode().splitlines()]
     debug = [f"/debug/eventcore{part}" for part in ("", "/catalog", "/explain")]
-    extra = ["/health", "/livez", "/metrics", "/readyz", "/wrong"]
+    extra = ["/health", "/healthz", "/livez", "/metrics", "/readyz", "/wrong"]
     assert (status, paths) == (200, ["/", "/broken", *debug, "/echo", *extra])
 
 

@@ -17,7 +17,6 @@ from eventcore.cli.output import fail, say
 from eventcore.errors import EventCoreError
 from eventcore.explanation import explain
 from eventcore.exposition import exposition_of
-from eventcore.health import bus_checks, run_checks
 from eventcore.inspection import catalog_of, full_catalog, head_of, inspect
 from eventcore.rehearsal import rehearse
 from eventcore.snapshot import snapshot_of
@@ -66,7 +65,7 @@ class Source(ABC):
 
     @abstractmethod
     def health(self) -> dict[str, Any]:
-        """Return the report of ``health.run_checks``."""
+        """Return ``HealthMonitor.report``."""
 
 
 class Fresh(Source):
@@ -100,9 +99,7 @@ class Fresh(Source):
 
     def health(self) -> dict[str, Any]:
         """Run the checks on the fresh emitter."""
-        plugins = self._emitter.plugins
-        checks = [*bus_checks(self._emitter), *(plugins.health_checks(self._emitter) if plugins else ())]
-        return {"source": "fresh", **head_of(self._emitter), **run_checks(checks)}
+        return {"source": "fresh", **head_of(self._emitter), **self._emitter.health.report()}
 
 
 class Running(Source):
