@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import pytest
+from pydantic import field_serializer
 
 import eventcore as ec
 from eventcore.durable import DurableQueue
@@ -252,14 +253,16 @@ def test_what_cannot_be_stored_is_counted():
     """2. Nothing is lost silently: too large and unserialisable envelopes are dropped with a reason of their own."""
 
     class Knot(ec.Event, name="durable.knot", category="data"):
-        data: Any
+        data: str
 
-    loop: list[Any] = []
-    loop.append(loop)
+        @field_serializer("data")
+        def refuse(self, data):
+            raise RuntimeError(f"{data} cannot be written")
+
     handler = Collect(delivery="durable")
     with running(handler, max_event_bytes=2000) as emitter:
         emitter.emit(Paid(amount=1, note="long " * 1000))
-        emitter.emit(Knot(data=b"\xff\xfe"))
+        emitter.emit(Knot(data="this"))
         emitter.emit(Paid(amount=2))
         assert emitter.flush(10)
         row = emitter.ledger().handler("collect")
@@ -372,6 +375,29 @@ def test_values_of_many_kinds_survive():
     assert envelope.event.at == at
     assert list(envelope.event.scores) == [0.5, 1.5]
     assert envelope.get("data") == {"deep": [1, {"x": None}], "nan": float("inf")}
+
+
+class Raw(ec.Event, name="durable.raw", category=ec.Category.DATA):
+    body: bytes
+    data: Any
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff\x00\xfe", "\ud800 alone", {"deep": [b"\xff", {"x": ("\udfff", "ä")}]}, {"\x00bytes": 1}, b"text"],
+    ids=repr,
+)
+def test_what_json_cannot_hold_survives(data):
+    """Bytes that are no UTF-8 and lone surrogates come back as they were, also deep in a payload."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    (envelope,) = replayed(Collect(delivery="durable"), lambda e: e.emit(Raw(body=b"\xfe\xff", data=data)))
+    assert envelope.event.body == b"\xfe\xff"
+    assert plain(envelope.get("data")) == (plain(data) if data != b"text" else "text")
 
 
 def test_events_without_a_class_survive():

@@ -9,12 +9,10 @@ stored mapping as it is.
 from __future__ import annotations
 
 import functools
-import json
 from traceback import TracebackException
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_json
 
 from eventcore.context import Scope, parse_id
 from eventcore.envelope import Envelope
@@ -22,6 +20,7 @@ from eventcore.events import Category, Event, Operation, Severity
 from eventcore.fields import unset
 from eventcore.ids import Ids
 from eventcore.journal import JournalRow
+from eventcore.journal_json import decode, encode
 from eventcore.redaction import scrub_mapping, scrub_text
 from eventcore.vocabulary import AdHocEvent, AdHocOperation
 
@@ -37,7 +36,7 @@ _BASES = {base.__name__: base for base in (AdHocEvent, AdHocOperation, Operation
 
 
 def record(envelope: Envelope) -> JournalRow:
-    """Return an envelope as a journal row, redacted; raises for values that JSON cannot hold."""
+    """Return an envelope as a journal row, redacted; raises what a field's own serializer raises."""
     envelope.redact()
     event, spec, scope, span = envelope.event, envelope.spec, envelope.scope, envelope.span
     dumped = event.__pydantic_serializer__.to_python(
@@ -78,13 +77,15 @@ def record(envelope: Envelope) -> JournalRow:
             "links": [[f"{trace:032x}", f"{own:016x}"] for trace, own in span.links],
             "invalid": list(span.invalid),
         }
-    body = to_json(facts, fallback=_plain, inf_nan_mode="constants")
+    body = encode(facts, _plain)
     return JournalRow(envelope.name, envelope.phase, envelope.time_ns, int(envelope.severity), envelope.id, body)
 
 
 def _plain(value: Any) -> Any:
     """Return what JSON can hold for a value that it cannot: a list for an array, else its text."""
-    return value.tolist() if hasattr(value, "tolist") else scrub_text(str(value))
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return scrub_text(str(value)).encode("utf-8", "backslashreplace").decode()
 
 
 def _error(error: TracebackException) -> dict[str, str]:
@@ -167,7 +168,7 @@ class Replay:
 
     def envelope(self, row: JournalRow) -> Envelope:
         """Return a row as an envelope."""
-        facts = json.loads(row.envelope)
+        facts = decode(row.envelope)
         event = self._event(row, facts)
         scope = _scope(facts["scope"])
         span = _operation(facts, event, scope) if "operation" in facts else None
