@@ -1,4 +1,5 @@
 import threading
+import time
 
 import pytest
 
@@ -268,6 +269,36 @@ def test_flush_waits_for_all_that_was_accepted_before(emitter):
         assert numbers(handler) == list(range(300))
         assert handler.flushed == 1
     assert emitter.ledger().is_settled
+
+
+@pytest.mark.parametrize("delivery", ["queued", "durable"])
+def test_flush_waits_for_what_is_emitted_meanwhile(emitter, delivery):
+    """A flush covers what handlers, and the bus about them, emit while it waits, from one to the next."""
+    gate = threading.Event()
+
+    def fail(_envelope):
+        gate.wait(10)
+        raise OSError("told to fail")
+
+    def pass_on(event):
+        def act(_envelope):
+            time.sleep(0.01)
+            emitter.emit(event)
+
+        return act
+
+    def add(events, act):
+        return emitter.add_handler(Collect(act=act, events=events, delivery=delivery, linger_s=0))
+
+    last = add("work", None)
+    add("alarm", lambda _: emitter.operation(Work, n=1).__enter__().end())
+    add("eventcore.handler", pass_on(Alarm()))
+    emitter.add_handler(Collect(act=fail, events="numbered", linger_s=0))
+    emitter.emit(Numbered(n=0))
+    gate.set()
+    assert emitter.flush(10)
+    assert emitter.ledger().is_settled
+    assert last.names == ["work"]
 
 
 def test_flush_says_when_it_took_too_long(emitter, held):

@@ -36,6 +36,7 @@ class Attachments:
     def __init__(self, emitter: Emitter, ledger: Ledger, changed: Callable[[], None], report: Report) -> None:
         self.all: tuple[Attachment, ...] = ()
         self.changing = threading.RLock()
+        self._flushed = 0
         self._emitter = emitter
         self._ledger = ledger
         self._changed = changed
@@ -107,8 +108,25 @@ class Attachments:
         return lost
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was accepted before is handed over; False if that took longer than ``timeout_s``."""
+        """Wait until all that was accepted before is handed over; False if that took longer than ``timeout_s``.
+
+        That includes what handlers, and the bus about them, emit meanwhile: it may come behind the barrier of a queue
+        that was passed already. So there is another round if the bus's threads have emitted since the one before began
+        (what was counted then is in its queue when this round is over), as often as there are handlers to pass it on.
+        """
         deadline = time.monotonic() + timeout_s
+        before = self._flushed
+        for _ in range(len(self.all) + 2):
+            begun = self._ledger.emitted_by_workers()
+            if not self._flush_once(deadline):
+                return False
+            if self._ledger.emitted_by_workers() == before:
+                break
+            before = begun
+        self._flushed = begun
+        return True
+
+    def _flush_once(self, deadline: float) -> bool:
         waits = [a.queue.request_flush() for a in self.all if a.queue is not None]
         done = [wait(max(0.0, deadline - time.monotonic())) for wait in waits]
         for attachment in self.all:

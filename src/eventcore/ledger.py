@@ -39,6 +39,10 @@ __all__ = [
 DROP_REASONS = ("full", "shutdown", "quarantined", "recursion", "forked", "invalid", "too_large")
 
 
+WORKER = "eventcore-"
+"""What the names of all threads of the bus begin with."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RouteKey:
     """Counts emits along one compiled route; ``sampling`` handlers count what they accept themselves."""
@@ -129,6 +133,17 @@ class Ledger:
             for _, counts in living:
                 total.update(dict(counts))
             return total
+
+    def emitted_by_workers(self) -> int:
+        """Return how many envelopes the bus's own threads have emitted: from handlers, and reports about them."""
+        living, _ = self._state
+        return sum(
+            number
+            for thread, counts in living
+            if thread.name.startswith(WORKER)
+            for key, number in dict(counts).items()
+            if isinstance(key, RouteKey)
+        )
 
     def after_fork(self) -> None:
         """Make the lock new in a forked child; only the forking thread lives on there."""
