@@ -115,7 +115,7 @@ class Attachments:
         (what was counted then is in its queue when this round is over), as often as there are handlers to pass it on.
         """
         deadline = time.monotonic() + timeout_s
-        before = self._flushed
+        before = begun = self._flushed
         for _ in range(len(self.all) + 2):
             begun = self._ledger.emitted_by_workers()
             if not self._flush_once(deadline):

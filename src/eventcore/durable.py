@@ -3,7 +3,13 @@
 ``put`` and the bounded memory queue are those of queued delivery, so order and overflow are the same; the worker writes
 its batches to the journal instead of calling the handler. The other worker reads from the handler's cursor, calls the
 handler, and moves the cursor only after success: at least once, across restarts. A failed batch stays at the head and
-is tried again, after growing pauses and while quarantine lasts not at all; nothing is dropped for it.
+is tried again, after growing pauses and while quarantine lasts not at all.
+
+A handler that is down must lose nothing, and one envelope that it can never handle must not hold up all others. What
+tells them apart is whether an envelope behind the failing one gets through. So a batch that goes on failing is handed
+over one by one; a head that has failed ``max_attempts`` times is compared with its successor, and if that succeeds, the
+head becomes a dead letter: kept in the journal, counted as ``dead_letter`` and reported. One that fails for longer than
+``give_up_after_s`` becomes one in any case.
 """
 
 from __future__ import annotations
@@ -15,9 +21,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from eventcore.delivery import Barrier, Queue
-from eventcore.errors import NotDurable
+from eventcore.errors import EventCoreError, NotDurable
 from eventcore.journal_receipt import Receipt
 from eventcore.journal_record import record
+from eventcore.redaction import scrub_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,6 +39,9 @@ __all__ = ["DurableQueue"]
 
 RETRY_S = (0.05, 5.0)
 """Shortest and longest pause before a failed batch is tried again; doubled with each failure in a row."""
+
+WHOLE_ATTEMPTS = 3
+"""How often a batch is tried as a whole before its envelopes are tried one by one, to find the one that fails."""
 
 POLL_S = 0.5
 """How long a pause lasts at most before the breaker (its clock may be injected) or a broken journal is asked again."""
@@ -63,11 +73,15 @@ class DurableQueue(Queue):
         self._position = 0
         self._batch_end = 0
         self._failures = 0
+        self._suspect = 0  # up to this position envelopes are handed over one by one
+        self._trouble: dict[int, tuple[int, float]] = {}  # by position: how often it failed, and since when
         self._last_receipt: Receipt | None = None
 
     def attach(self, attachment: Attachment) -> None:
         """Take the handler's limits, and count what an earlier run left for it."""
         super().attach(attachment)
+        self._max_attempts = self._journal.config.max_attempts
+        self._give_up_after_s = self._journal.config.give_up_after_s
         self._position = self._last_stored = self._journal.cursor(self._name)
         waiting = self._journal.waiting(self._name)
         self._stored = waiting.total()
@@ -194,58 +208,116 @@ class DurableQueue(Queue):
                     self._journal.reopen(at_once=False)
 
     def _next(self) -> Held:
-        while rows := self._journal.read(self._name, self._position, self._batch_size):
-            held = []
+        held = self._read(self._position)
+        if not held and self._batch_end > self._position:
+            self._move_to(self._batch_end)
+        return held
+
+    def _read(self, after: int) -> Held:
+        """Return the next rows behind a position that can be read as envelopes."""
+        held: Held = []
+        while not held and (rows := self._journal.read(self._name, after, self._batch_size)):
             for row in rows:
                 try:
                     held.append((row, self._replay.envelope(row)))
                 except Exception:  # noqa: BLE001 - written by another version, perhaps; it must not stop what follows
                     self._ledger.count(self._name, row.event, row.phase, "invalid")
                     self._handled += 1
-            self._batch_end = rows[-1].position
-            if held:
-                return held
-            self._move_to(self._batch_end)
-        return []
+            after = self._batch_end = rows[-1].position
+        return held
 
     def _move_to(self, position: int) -> None:
         if position > self._position:
             self._position = position
             self._last_receipt = self._journal.acknowledge(self._name, position)
+            if self._trouble:
+                self._trouble = {at: what for at, what in self._trouble.items() if at > position}
 
     def _hand_over(self, held: Held) -> Held:
-        """Have the handler handle a batch; return what of it is to be tried again."""
+        """Have the handler handle a batch; return what is left to be handed over."""
         quarantine = self._attachment.quarantine
         permit = quarantine.breaker.try_acquire()
         if not permit:
             self._pause(min(max(quarantine.breaker.retry_after_s, RETRY_S[0]), POLL_S))
             return held
-        batch = [envelope for _, envelope in held]
         if not self._failures:
-            self.waits.add(self._time_ns() - batch[0].time_ns)
-        began = time.perf_counter_ns()
-        failed, error = self._each(batch) if self._one_by_one else self._whole(batch)
-        self.batch_times.add(time.perf_counter_ns() - began)
-        again = [pair for index, pair in enumerate(held) if index in failed]
-        with self._settling:
-            if self._is_given_up:  # close() left this batch to the next run
-                return held
-            counts = Counter((e.name, e.phase) for index, e in enumerate(batch) if index not in failed)
-            for (event, phase), number in counts.items():
-                self._ledger.count(self._name, event, phase, "delivered", number)
-            self._handled += counts.total()
-        self._move_to(again[0][0].position - 1 if again else self._batch_end)
+            self.waits.add(self._time_ns() - held[0][1].time_ns)
+        most = 1 if held[0][0].position <= self._suspect else len(held)
+        now, later = held[:most], held[most:]
+        left, error = self._handle_some(now)
+        if left is None:  # close() left this batch to the next run
+            return held
+        left += later
+        if error is not None and left and self._trouble.get(left[0][0].position, (0, 0.0))[0] >= self._max_attempts:
+            left, error = self._look_past(left, error)
+        self._move_to(left[0][0].position - 1 if left else self._batch_end)
         if error is None:
             self._failures = 0
             quarantine.succeeded(permit)
         else:
             self._failures += 1
+            if self._failures == WHOLE_ATTEMPTS:
+                self._suspect = now[-1][0].position
             quarantine.failed(error, permit)
-        if again:
-            self._pause(min(RETRY_S[0] * 2 ** (self._failures - 1), RETRY_S[1]))
-        elif self._flushes:
+            self._pause(min(RETRY_S[0] * 2 ** min(self._failures - 1, 10), RETRY_S[1]) if left else 0)
+        if not left and self._flushes:
             self._has_flushed()
-        return again
+        return left
+
+    def _handle_some(self, now: Held) -> tuple[Held | None, BaseException | None]:
+        """Have these handled, and count; return those that failed (None: nobody asks any more) and why."""
+        batch = [envelope for _, envelope in now]
+        began = time.perf_counter_ns()
+        failed, error = self._each(batch) if self._one_by_one else self._whole(batch)
+        self.batch_times.add(time.perf_counter_ns() - began)
+        again = [pair for index, pair in enumerate(now) if index in failed]
+        if again and (self._one_by_one or len(again) < len(now) or len(now) == 1):  # else nobody knows which it was
+            number, since = self._trouble.get(again[0][0].position, (0, time.monotonic()))
+            self._trouble[again[0][0].position] = (number + 1, since)
+        with self._settling:
+            if self._is_given_up:
+                return None, error
+            counts = Counter((e.name, e.phase) for index, e in enumerate(batch) if index not in failed)
+            for (event, phase), number in counts.items():
+                self._ledger.count(self._name, event, phase, "delivered", number)
+            self._handled += counts.total()
+        return again, error
+
+    # -- what always fails -------------------------------------------------------------------------------------------
+
+    def _look_past(self, held: Held, error: BaseException) -> tuple[Held, BaseException | None]:
+        """Try what comes behind a head that failed too often; if that succeeds, what failed before it is set aside."""
+        if len(held) == 1:
+            held += self._read(self._batch_end)
+        for index in range(1, len(held)):
+            left, problem = self._handle_some(held[index : index + 1])
+            if left is None:
+                return held, error
+            if not left:
+                if self._set_aside(held[:index], error):
+                    return held[index + 1 :], None
+                return held[:index] + held[index + 1 :], error
+            error = problem or error
+            if self._trouble[held[index][0].position][0] < self._max_attempts:
+                break
+        if time.monotonic() - self._trouble[held[0][0].position][1] > self._give_up_after_s:
+            held = held[1:] if self._set_aside(held[:1], error) else held
+        return held, error
+
+    def _set_aside(self, held: Held, error: BaseException) -> bool:
+        """Make dead letters of envelopes; False where the journal cannot be written."""
+        reason = scrub_text(f"{type(error).__name__}: {error}")
+        try:
+            self._journal.set_aside([row.position for row, _ in held], reason).wait()
+        except NotDurable:
+            return False
+        for row, _ in held:
+            self._ledger.count(self._name, row.event, row.phase, "dead_letter")
+            self._handled += 1
+            attempts, _ = self._trouble.get(row.position, (0, 0.0))
+            what = f"{row.event} {row.id} was set aside as a dead letter after {attempts} failures ({reason})"
+            self._attachment.quarantine.set_aside(EventCoreError(what))
+        return True
 
     def _each(self, batch: list[Envelope]) -> tuple[frozenset[int], BaseException | None]:
         """Handle one by one, up to the first that fails: what follows it must not overtake it."""

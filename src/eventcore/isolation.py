@@ -22,7 +22,8 @@ __all__ = ["Quarantine"]
 WATCH_SUCCESSES = 100
 
 Report = Callable[[str, BaseException | None, str], None]
-"""Called with the handler's name, the error (if any) and what happened: ``failed``, ``quarantined``, ``recovered``."""
+"""Called with the handler's name, the error (if any) and what happened: ``failed``, ``quarantined``, ``recovered``,
+``set_aside``."""
 
 
 class Quarantine:
@@ -71,6 +72,10 @@ class Quarantine:
             self._good = 0
             self.is_watching = False
             self._recompile()
+
+    def set_aside(self, error: BaseException) -> None:
+        """Report that an envelope was given up because the handler always fails on it."""
+        self._report(self.name, error, "set_aside")
 
     def watch(self, sink: Sink) -> Sink:
         """Return ``sink`` behind the breaker; it counts every outcome itself."""

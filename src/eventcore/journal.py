@@ -24,9 +24,11 @@ import time
 import weakref
 from collections import Counter, deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from eventcore import journal_dead
 from eventcore.errors import ConfigurationError, NotDurable
+from eventcore.journal_commit import COLUMNS, Acknowledge, Append, Committed, Entry, JournalRow, SetAside, transact
 from eventcore.journal_file import connect, damaged, lock, lock_path, remove
 from eventcore.journal_receipt import Receipt
 
@@ -45,33 +47,6 @@ ACK_LINGER_S = 0.01
 
 RETRY_S = (1.0, 60.0)
 """Shortest and longest pause before a poisoned journal is opened afresh; doubled after each failure."""
-
-_COLUMNS = "event, phase, time_ns, severity, id, envelope"
-_INSERT = f"INSERT INTO rows (handler, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants only
-
-
-class JournalRow(NamedTuple):
-    """One envelope as it is stored; ``position`` is 0 before it is."""
-
-    event: str
-    phase: str
-    time_ns: int
-    severity: int
-    id: str
-    envelope: bytes
-    position: int = 0
-
-
-class _Append(NamedTuple):
-    handler: str
-    rows: Sequence[JournalRow]
-    receipt: Receipt
-
-
-class _Acknowledge(NamedTuple):
-    handler: str
-    position: int
-    receipt: Receipt
 
 
 class Journal:
@@ -102,8 +77,8 @@ class Journal:
         self._locked: int | None = None
         self._using = threading.Lock()  # held around every use of the connection; see before_fork
         self._work = threading.Condition(threading.Lock())
-        self._entries: deque[_Append | _Acknowledge] = deque()
-        self._group: Sequence[_Append | _Acknowledge] = ()
+        self._entries: deque[Entry] = deque()
+        self._group: Sequence[Entry] = ()
         self._writer: threading.Thread | None = None
         self._is_stopping = False
         self._rows = 0
@@ -143,7 +118,7 @@ class Journal:
             elif not rows:
                 receipt.set_result(self._last)
             else:
-                self._enter(_Append(handler, rows, receipt))
+                self._enter(Append(handler, rows, receipt))
         return receipt
 
     def _room(self, rows: Sequence[JournalRow]) -> int:
@@ -157,15 +132,21 @@ class Journal:
 
     def acknowledge(self, handler: str, position: int) -> Receipt:
         """Move a handler's cursor: what it has up to ``position`` will not be read again, and is deleted."""
-        receipt = Receipt(0)
+        return self._order(Acknowledge(handler, position, Receipt(0)))
+
+    def set_aside(self, positions: Sequence[int], reason: str) -> Receipt:
+        """Make dead letters of the rows at these positions: no handler reads them again, ``dead_letters`` does."""
+        return self._order(SetAside(positions[-1], positions, reason, Receipt(0)))
+
+    def _order(self, entry: Acknowledge | SetAside) -> Receipt:
         with self._work:
             if self._is_closed:
-                receipt.set_exception(NotDurable(f"the journal {self.path} is closed"))
+                entry.receipt.set_exception(NotDurable(f"the journal {self.path} is closed"))
             else:
-                self._enter(_Acknowledge(handler, position, receipt))
-        return receipt
+                self._enter(entry)
+        return entry.receipt
 
-    def _enter(self, entry: _Append | _Acknowledge) -> None:
+    def _enter(self, entry: Entry) -> None:
         if self._writer is None:
             writer = threading.Thread(target=self._write, name="eventcore-journal", daemon=True)
             try:
@@ -174,7 +155,7 @@ class Journal:
                 entry.receipt.set_exception(NotDurable(f"the journal {self.path} has no thread to write: {error}"))
                 return
             self._writer = writer
-        if isinstance(entry, _Append):
+        if isinstance(entry, Append):
             self._rows += len(entry.rows)
             self._bytes += sum(len(row.envelope) for row in entry.rows)
         self._entries.append(entry)
@@ -187,7 +168,7 @@ class Journal:
         return [
             JournalRow(*row)
             for row in self._query(
-                f"SELECT {_COLUMNS}, position FROM rows WHERE handler = ? AND position > ? ORDER BY position LIMIT ?",  # noqa: S608 - constants only
+                f"SELECT {COLUMNS}, position FROM rows WHERE handler = ? AND position > ? ORDER BY position LIMIT ?",  # noqa: S608 - constants only
                 (handler, after, limit),
             )
         ]
@@ -212,6 +193,11 @@ class Journal:
         """Return how many rows wait for each handler, configured or not."""
         return dict(self._query("SELECT handler, count(*) FROM rows GROUP BY 1", ()))
 
+    def dead_letters(self) -> list[journal_dead.DeadLetter]:
+        """Return what was set aside, oldest first; none while the journal is poisoned."""
+        with self._using:
+            return [] if self._connection is None else journal_dead.read(self._connection)
+
     def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         with self._using:
             if self._connection is None:
@@ -235,23 +221,23 @@ class Journal:
             elif is_last:
                 return
 
-    def _take(self) -> tuple[list[_Append | _Acknowledge], bool]:
-        group: list[_Append | _Acknowledge] = []
+    def _take(self) -> tuple[list[Entry], bool]:
+        group: list[Entry] = []
         with self._work:
             while not self._entries and not self._is_stopping:
                 self._work.wait()
-            if not self._is_stopping and all(isinstance(entry, _Acknowledge) for entry in self._entries):
+            if not self._is_stopping and all(isinstance(entry, Acknowledge) for entry in self._entries):
                 self._work.wait(ACK_LINGER_S)
             rows = 0
             while self._entries and rows < GROUP:
                 entry = self._entries.popleft()
-                rows += len(entry.rows) if isinstance(entry, _Append) else 0
+                rows += len(entry.rows) if isinstance(entry, Append) else 0
                 group.append(entry)
             self._group = group
             return group, self._is_stopping
 
-    def _commit(self, group: Sequence[_Append | _Acknowledge]) -> None:
-        positions: list[int] = []
+    def _commit(self, group: Sequence[Entry]) -> None:
+        done: Committed | None = None
         problem: Exception | None = None
         if self.problem is not None and time.monotonic() >= self._retry_at:
             self._reopen()
@@ -261,47 +247,25 @@ class Journal:
             connection = self._connection
             if connection is not None:
                 try:
-                    positions = self._transact(connection, group)
+                    done = transact(connection, group, self._last, self.config.max_dead_letters)
                 except (sqlite3.Error, OSError) as error:
                     problem = error
         if problem is not None:
             self._poison(problem)
-        if positions:
-            for entry, position in zip(group, positions, strict=True):
+        if done is not None:
+            self._last = done.last
+            with self._work:
+                self._rows -= done.removed
+                self._bytes -= done.removed_bytes
+            for entry, position in zip(group, done.positions, strict=True):
                 entry.receipt.set_result(position)
         else:
             for entry in group:
                 self._refuse(entry)
         self._report_change()
 
-    def _transact(self, connection: sqlite3.Connection, group: Sequence[_Append | _Acknowledge]) -> list[int]:
-        execute = connection.execute
-        positions, removed, size = [], 0, 0
-        execute("BEGIN IMMEDIATE")
-        last = self._last
-        for entry in group:
-            if isinstance(entry, _Append):
-                for row in entry.rows:
-                    last = execute(_INSERT, (entry.handler, *row[:6])).lastrowid or 0
-                positions.append(last)
-            else:
-                positions.append(entry.position)
-                mine = (entry.handler, entry.position)
-                for (length,) in execute("SELECT length(envelope) FROM rows WHERE handler = ? AND position <= ?", mine):
-                    size += length
-                removed += execute("DELETE FROM rows WHERE handler = ? AND position <= ?", mine).rowcount
-                execute(
-                    "INSERT INTO cursors VALUES (?, ?) ON CONFLICT DO UPDATE SET position = excluded.position", mine
-                )
-        execute("COMMIT")
-        self._last = last
-        with self._work:
-            self._rows -= removed
-            self._bytes -= size
-        return positions
-
-    def _refuse(self, entry: _Append | _Acknowledge) -> None:
-        if isinstance(entry, _Append):
+    def _refuse(self, entry: Entry) -> None:
+        if isinstance(entry, Append):
             with self._work:
                 self._rows -= len(entry.rows)
                 self._bytes -= sum(len(row.envelope) for row in entry.rows)
@@ -377,7 +341,7 @@ class Journal:
         self._last = last[0] if last else 0
         with self._work:
             unwritten = [
-                row for entry in (*self._group, *self._entries) if isinstance(entry, _Append) for row in entry.rows
+                row for entry in (*self._group, *self._entries) if isinstance(entry, Append) for row in entry.rows
             ]
             self._rows = rows + len(unwritten)
             self._bytes = size + sum(len(row.envelope) for row in unwritten)
@@ -402,7 +366,7 @@ class Journal:
         connection.execute("ATTACH ? AS orphan", (str(path),))
         try:
             connection.execute(
-                f"INSERT INTO rows (handler, {_COLUMNS}) SELECT handler, {_COLUMNS} FROM orphan.rows ORDER BY position"  # noqa: S608 - constants only
+                f"INSERT INTO rows (handler, {COLUMNS}) SELECT handler, {COLUMNS} FROM orphan.rows ORDER BY position"  # noqa: S608 - constants only
             )
         except sqlite3.Error as error:
             raise ConfigurationError(f"journal {path}: {damaged(error)}") from None

@@ -31,3 +31,17 @@ class JournalConfig(BaseModel):
     on_not_durable: Literal["raise", "count"] = Field(
         "raise", description="What an audit-class emit does when its event was not committed in time."
     )
+    max_attempts: int = Field(
+        10,
+        ge=1,
+        description="How often a handler must fail on an envelope before it can be the envelope's fault: if one behind "
+        "it gets through, it is set aside as a dead letter, counted and reported.",
+    )
+    give_up_after_s: float = Field(
+        86_400.0,
+        gt=0,
+        description="After what time of such failures an envelope is set aside although nothing gets through.",
+    )
+    max_dead_letters: int = Field(
+        10_000, ge=0, description="Most envelopes kept that were set aside; beyond it the oldest are deleted."
+    )

@@ -36,7 +36,7 @@ __all__ = [
     "RouteKey",
 ]
 
-DROP_REASONS = ("full", "shutdown", "quarantined", "recursion", "forked", "invalid", "too_large")
+DROP_REASONS = ("full", "shutdown", "quarantined", "recursion", "forked", "invalid", "too_large", "dead_letter")
 
 
 WORKER = "eventcore-"

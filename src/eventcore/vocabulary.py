@@ -61,10 +61,10 @@ class HandlerChanged(
     severity=Severity.ERROR,
     message="handler {handler} {what}: {reason}",
 ):
-    """A handler failed for the first time in a while, was put in quarantine, or came back."""
+    """A handler failed for the first time in a while, was put in quarantine, came back, or had an event set aside."""
 
     handler: str
-    what: Annotated[Literal["failed", "quarantined", "recovered"], Label]
+    what: Annotated[Literal["failed", "quarantined", "recovered", "set_aside"], Label]
     reason: str
 
 

@@ -1,0 +1,64 @@
+"""Dead letters: rows that their handler could not handle, set aside so that those behind them get through.
+
+They stay in the journal's file, in a table of their own that no handler reads, until somebody looks; of more than the
+configured number the oldest are deleted. What is here was counted as dropped when it was set aside.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+
+__all__ = ["SCHEMA", "DeadLetter", "read", "set_aside"]
+
+SCHEMA = """CREATE TABLE IF NOT EXISTS dead_letters (
+    position INTEGER PRIMARY KEY, handler TEXT NOT NULL, event TEXT NOT NULL, phase TEXT NOT NULL,
+    time_ns INTEGER NOT NULL, severity INTEGER NOT NULL, id TEXT NOT NULL, envelope BLOB NOT NULL,
+    reason TEXT NOT NULL)"""
+_COLUMNS = "position, handler, event, phase, time_ns, severity, id, envelope"
+
+
+class DeadLetter(NamedTuple):
+    """A row that was set aside, as it was stored, and why."""
+
+    position: int
+    handler: str
+    event: str
+    phase: str
+    time_ns: int
+    severity: int
+    id: str
+    envelope: bytes
+    reason: str
+
+
+def set_aside(connection: sqlite3.Connection, positions: Iterable[int], reason: str, most: int) -> tuple[int, int]:
+    """Move rows to the dead letters, of which ``most`` are kept; return how many were moved, and their bytes."""
+    moved = size = 0
+    for position in positions:
+        found = connection.execute("SELECT length(envelope) FROM rows WHERE position = ?", (position,)).fetchone()
+        if found is None:
+            continue
+        moved, size = moved + 1, size + found[0]
+        connection.execute(
+            f"INSERT OR REPLACE INTO dead_letters SELECT {_COLUMNS}, ? FROM rows WHERE position = ?",  # noqa: S608 - constants only
+            (reason, position),
+        )
+        connection.execute("DELETE FROM rows WHERE position = ?", (position,))
+    connection.execute(
+        "DELETE FROM dead_letters WHERE position <= "
+        "(SELECT position FROM dead_letters ORDER BY position DESC LIMIT 1 OFFSET ?)",
+        (most,),
+    )
+    return moved, size
+
+
+def read(connection: sqlite3.Connection) -> list[DeadLetter]:
+    """Return all that was set aside, oldest first."""
+    return [
+        DeadLetter(*found)
+        for found in connection.execute(f"SELECT {_COLUMNS}, reason FROM dead_letters ORDER BY position")  # noqa: S608 - constants only
+    ]
