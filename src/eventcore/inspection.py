@@ -43,6 +43,7 @@ __all__ = [
     "head_of",
     "inspect",
     "known_events",
+    "made_events",
     "plain",
     "sampling_of",
 ]
@@ -243,7 +244,7 @@ def known_events(emitter: Emitter, *, load: bool = False) -> dict[str, type[Even
 
     Where several types bear one name, the catalog's is taken, else the one made last.
     """
-    found = {event_type.__event__.name: event_type for event_type in _made(Event)}
+    found = {event_type.__event__.name: event_type for event_type in made_events()}
     found |= {event_type.__event__.name: event_type for event_type in EVENTS}
     return dict(sorted({**found, **(emitter.catalog.events if load else emitter.catalog.registered)}.items()))
 
@@ -282,11 +283,12 @@ def full_catalog(emitter: Emitter) -> Catalog:
     return catalog
 
 
-def _made(base: type[Event]) -> Iterable[type[Event]]:
+def made_events(base: type[Event] = Event) -> Iterable[type[Event]]:
+    """Return the event types made in this process, whoever made them."""
     for made in base.__subclasses__():
         if not made.is_abstract():
             yield made
-        yield from _made(made)
+        yield from made_events(made)
 
 
 def _event(event_type: type[Event]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from eventcore.health import HealthCheck
     from eventcore.http import HttpRoute
     from eventcore.instruments import Instrument
+    from eventcore.monitoring import Monitoring
     from eventcore.service import Service
 
 __all__ = ["GROUP", "HandlerKind", "Plugins", "hookimpl"]
@@ -63,6 +64,11 @@ class Hooks:
     @hookspec
     def eventcore_series(self) -> Iterable[str | Metric]:
         """Return what is exposed beside instruments, each an ``exposition.Metric`` or the path of a list of them."""
+        raise NotImplementedError
+
+    @hookspec
+    def eventcore_monitoring(self) -> Mapping[str, str | Monitoring]:
+        """Return panels and alerts by the metric pack they belong to, each a ``monitoring.Monitoring`` or its path."""
         raise NotImplementedError
 
     @hookspec
@@ -187,6 +193,13 @@ class Plugins:
     def series(self) -> list[Metric]:
         """Import and return the metrics that plugins expose beside instruments."""
         return self._listed("eventcore_series", "series")
+
+    def monitoring(self) -> dict[str, Monitoring]:
+        """Import and return the panels and alerts that plugins contribute, by metric pack."""
+        return {
+            pack: _load(target, f"monitoring of pack {pack!r}")
+            for pack, (_, target) in self._collect("eventcore_monitoring").items()
+        }
 
     def health_checks(self, emitter: Emitter) -> list[HealthCheck]:
         """Return the health checks that plugins contribute."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eventcore.plugins import hookimpl
 
-__all__ = ["eventcore_events", "eventcore_packs"]
+__all__ = ["eventcore_events", "eventcore_monitoring", "eventcore_packs"]
 
 
 @hookimpl
@@ -17,3 +17,9 @@ def eventcore_events() -> list[str]:
 def eventcore_packs() -> dict[str, str]:
     """Return the guides' metrics, by pack."""
     return {"tiny_dancer": "router.metrics:TINY_DANCER"}
+
+
+@hookimpl
+def eventcore_monitoring() -> dict[str, str]:
+    """Return the guides' panels and alerts, by pack."""
+    return {"tiny_dancer": "router.monitoring:TINY_DANCER"}

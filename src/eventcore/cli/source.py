@@ -73,7 +73,7 @@ class Fresh(Source):
 
     def __init__(self, config: str | None, modules: Sequence[str] = ()) -> None:
         for module in modules:
-            _import(module)
+            import_module(module)
         self._emitter: Emitter = rehearse(config)
 
     def inspection(self) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _settings(origin: dict[str, Any] | None) -> str:
     return f"settings: {origin['file']}{variables}"
 
 
-def _import(module: str) -> None:
+def import_module(module: str) -> None:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:

@@ -1,0 +1,162 @@
+"""What files are generated from: the settings found here, the catalog they make, and what plugins say is watched."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from eventcore.catalog import Catalog
+from eventcore.cli.source import import_module
+from eventcore.errors import ConfigurationError, did_you_mean
+from eventcore.exposition import exposition_of, metric_of
+from eventcore.inspection import made_events
+from eventcore.instruments import Instrument
+from eventcore.rehearsal import rehearse
+from eventcore_generate.bus import BUS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from eventcore.emitter import Emitter
+    from eventcore.events import Event
+    from eventcore.exposition import Metric
+    from eventcore.monitoring import Monitoring
+    from eventcore.plugins import Plugins
+    from eventcore.resource import Resource
+
+__all__ = ["BUS_PACK", "GIVEN_PACK", "Part", "Source"]
+
+BUS_PACK = "eventcore"
+"""The name under which the bus's own series go."""
+
+GIVEN_PACK = "application"
+"""The name under which instruments go that are given in code."""
+
+DEFAULT_PORT = 9090
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The metrics of one pack, with the instruments behind them where there are any, and what is watched of it."""
+
+    name: str
+    metrics: tuple[Metric, ...]
+    instruments: Mapping[str, Instrument]
+    monitoring: Monitoring | None
+
+    @property
+    def title(self) -> str:
+        """What a dashboard of it is called."""
+        return self.monitoring.title if self.monitoring else self.name.replace("_", " ").title()
+
+
+class Source:
+    """Settings, event types, and the packs that are enabled (or asked for).
+
+    ``packs``: names of packs instead of the enabled ones; ``modules``: names of modules with event types of an
+    application; ``instruments``: paths (``module:NAME``) of lists of instruments that its code gives to
+    ``configure()``. Raises EventCoreError for settings, packs, modules and paths that are none.
+    """
+
+    def __init__(
+        self,
+        config: str | Path | None = None,
+        *,
+        packs: Sequence[str] = (),
+        modules: Sequence[str] = (),
+        instruments: Sequence[str] = (),
+    ) -> None:
+        for module in modules:
+            import_module(module)
+        emitter = rehearse(config)
+        assert emitter.plugins is not None  # noqa: S101 - a rehearsal loads them; for the type checker
+        assert emitter.settings is not None  # noqa: S101 - the same
+        self.plugins: Plugins = emitter.plugins
+        self.settings = emitter.settings
+        self.resource: Resource = emitter.resource
+        self.catalog = Catalog(packs=self.plugins.packs(), contributed=self.plugins.events)
+        self._packs = tuple(packs) or _enabled(emitter)
+        given = [instrument for path in instruments for instrument in _resolved(path)]
+        self.catalog.register(given)
+        self.catalog.register_events(_made_in(modules))
+        self._given = {instrument.name: instrument for instrument in given}
+        self._of_packs = {name: self.catalog.pack(name) for name in self._packs if name != BUS_PACK}
+        self._metrics = exposition_of(self.catalog, self.plugins).metrics
+
+    @property
+    def service(self) -> str:
+        """Name of the service, which is also that of its scrape job."""
+        return self.resource.service
+
+    @property
+    def slug(self) -> str:
+        """The service's name as file names, images and Kubernetes take it: lower case, digits, hyphens."""
+        slug = "".join(c if c.isascii() and c.isalnum() else "-" for c in self.service.lower()).strip("-")
+        return slug[:50].strip("-") or "app"
+
+    @property
+    def events(self) -> Mapping[str, type[Event]]:
+        """All event types, by name."""
+        return self.catalog.events
+
+    @property
+    def port(self) -> int:
+        """Where the application serves ``/metrics`` and its health."""
+        port = (self.settings.services.get("http") or {}).get("port", DEFAULT_PORT)
+        return int(port) or DEFAULT_PORT
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The packs in use, then the instruments given in code, then the bus itself."""
+        watched = self.plugins.monitoring()
+        parts = [self._part(name, self._of_packs[name], watched.get(name)) for name in self._of_packs]
+        if self._given:
+            parts.append(self._part(GIVEN_PACK, tuple(self._given.values()), watched.get(GIVEN_PACK)))
+        known = {metric.name for part in parts for metric in part.metrics}
+        rest = tuple(metric for name, metric in self._metrics.items() if name not in known)
+        return (*parts, Part(BUS_PACK, rest, {}, BUS))
+
+    def part(self, name: str) -> Part:
+        """Return one part by its name."""
+        found = next((part for part in self.parts if part.name == name), None)
+        if found is None:
+            raise ConfigurationError(f"no pack {name!r} is in use{did_you_mean(name, (p.name for p in self.parts))}")
+        return found
+
+    def handlers(self, kind: str) -> list[dict[str, Any]]:
+        """Return the options of the configured handlers of one kind."""
+        return [
+            dict(options) for name, options in self.settings.frame.handlers.items() if options.get("use", name) == kind
+        ]
+
+    @staticmethod
+    def _part(name: str, instruments: tuple[Instrument, ...], monitoring: Monitoring | None) -> Part:
+        metrics = tuple(metric_of(instrument) for instrument in instruments)
+        by_metric = {metric.name: item for metric, item in zip(metrics, instruments, strict=True)}
+        return Part(name, metrics, by_metric, monitoring)
+
+
+def _enabled(emitter: Emitter) -> tuple[str, ...]:
+    """Return the packs that handlers are configured with, each once."""
+    packs = [pack for handler in emitter.handlers for pack in getattr(handler.config, "packs", ())]
+    return tuple(dict.fromkeys(packs))
+
+
+def _made_in(modules: Sequence[str]) -> list[type[Event]]:
+    """Return the event types of modules and of what lies below them."""
+    inside = tuple(f"{module}." for module in modules)
+    return [event_type for event_type in made_events() if f"{event_type.__module__}.".startswith(inside)]
+
+
+def _resolved(path: str) -> Sequence[Instrument]:
+    try:
+        found = pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"--instruments {path}: {error}; write it as module:NAME") from None
+    listed = list(found) if isinstance(found, list | tuple) else [found]
+    if not all(isinstance(item, Instrument) for item in listed):
+        raise ConfigurationError(f"--instruments {path}: no instruments; name a list of ec.Counter, ec.Gauge and so on")
+    return listed

@@ -1,0 +1,39 @@
+"""Shared by the tests of ``eventcore generate``."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from eventcore.cli import app
+
+SETTINGS = """
+service = "tiny-dancer"
+version = "1.2.3"
+
+[handlers.metric]
+packs = ["tiny_dancer"]
+
+[http]
+port = 9090
+"""
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Write settings of a service with the Tiny Dancer pack; return their path."""
+    file = tmp_path / "eventcore.toml"
+    file.write_text(SETTINGS)
+    return file
+
+
+@pytest.fixture
+def generate(settings):
+    """Return a function that runs ``eventcore generate`` with these settings; it returns standard output."""
+
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(app, ["generate", *map(str, arguments), "--config", str(settings)])
+        assert result.exit_code == code, result.output
+        return result.stderr if code else result.stdout
+
+    return run

@@ -1,0 +1,82 @@
+"""``eventcore generate``: its options, where files go, and that the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from eventcore_generate.cli import MAKERS
+
+SHOP = """
+import eventcore as ec
+
+class Sold(ec.Event, name="shop.sold", category="user"):
+    articles: int = 1
+
+METRICS = [ec.Counter("shop_sold_total", on=Sold, help="Sold.")]
+ONE = METRICS[0]
+"""
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """Write a module with an event type and an instrument of an application."""
+    (tmp_path / "acme_shop.py").write_text(SHOP)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("acme_shop", None)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_same_input_gives_the_same_bytes(name, settings, tmp_path):
+    """Two processes with different hash seeds write the same bytes, to a folder."""
+    outputs = []
+    for seed in ("1", "2"):
+        folder = tmp_path / f"out{seed}"
+        subprocess.run(
+            [sys.executable, "-m", "eventcore", "generate", name, "--config", settings, "--output", folder],
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PATH": ""},
+            capture_output=True,
+            timeout=60,
+        )
+        outputs.append({p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()})
+    assert outputs[0]
+    assert outputs[0] == outputs[1]
+
+
+def test_one_file_goes_to_standard_output(generate):
+    """Without ``--output`` a single file is printed as it is, fit for a pipe."""
+    assert generate("docs").startswith("# Events and metrics of tiny-dancer\n")
+
+
+def test_a_folder_is_made(generate, tmp_path):
+    """``--output`` makes the folder and says what was written where."""
+    generate("docs", "--output", tmp_path / "deep" / "down")
+    assert (tmp_path / "deep" / "down" / "reference.md").is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_one_error(generate, tmp_path):
+    """A file in the folder's place is one error that names it."""
+    (tmp_path / "taken").write_text("")
+    assert "taken" in generate("docs", "--output", tmp_path / "taken", code=2)
+
+
+def test_a_pack_that_is_none_is_one_error(generate):
+    """``--pack`` with a name that nobody offers ends with 2 and a suggestion."""
+    assert "did you mean 'tiny_dancer'" in generate("docs", "--pack", "tiny_dancr", code=2)
+
+
+def test_types_and_instruments_of_an_application_are_known(generate, shop):
+    """``--import`` adds the event types of a module, ``--instruments`` a list that code gives to ``configure()``."""
+    assert "`shop.sold`" in generate("docs", "--import", "acme_shop")
+    assert "`shop_sold_total`" in generate("docs", "--instruments", "acme_shop:METRICS")
+    assert "`shop_sold_total`" in generate("docs", "--instruments", "acme_shop:ONE")
+
+
+@pytest.mark.parametrize("path", ["acme_missing:METRICS", "router.metrics:NONE", "router.events:RouteRequest"])
+def test_instruments_that_are_none_are_one_error(generate, path):
+    """A path that leads nowhere, or to something else than instruments, is named with its remedy."""
+    assert f"--instruments {path}" in generate("docs", "--instruments", path, code=2)
