@@ -8,6 +8,7 @@ https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,14 @@ def any_value(value: Any) -> bytes:  # noqa: PLR0911 - a table of cases
 
 def key_value(tag: bytes, key: str, value: Any) -> bytes:
     """Return one attribute: a field ``tag`` with a ``KeyValue``."""
-    return delimited(tag, delimited(b"\x0a", key.encode("utf-8", "replace")) + delimited(b"\x12", any_value(value)))
+    content = any_value(value)
+    return delimited(tag, _key(key) + varint(len(content)) + content)
+
+
+@functools.lru_cache(maxsize=4096)
+def _key(key: str) -> bytes:
+    """Return the key of a ``KeyValue``, and the tag of the value behind it."""
+    return delimited(b"\x0a", key.encode("utf-8", "replace")) + b"\x12"
 
 
 def attributes(values: Mapping[str, Any], tag: bytes) -> bytes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from eventcore.redaction import scrub_text
 from eventcore.vocabulary import AdHocOperation
 from eventcore_span.attributes import Attributes, text_of
+from eventcore_span.limits import Limits
 from eventcore_span.span import INTERNAL, SERVER, STATUS_ERROR, STATUS_UNSET, FinishedSpan, SpanEvent
 
 if TYPE_CHECKING:
@@ -15,12 +16,9 @@ if TYPE_CHECKING:
 
     import eventcore as ec
 
-__all__ = ["MAX_LINKS", "MAX_STACK", "SpanBuilder"]
+__all__ = ["MAX_NAME", "SpanBuilder"]
 
-MAX_LINKS = 128
-
-MAX_STACK = 8_000
-"""Characters of a stack trace that are kept: the last ones, where the error is."""
+MAX_NAME = 1_000
 
 _64_BITS = (1 << 64) - 1
 
@@ -40,9 +38,10 @@ class _Plan:
 
 
 class SpanBuilder:
-    """Makes finished spans from the envelopes of finished operations."""
+    """Makes finished spans, within ``limits``, from the envelopes of finished operations."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
         self._plans: dict[type[ec.Event], _Plan] = {}
 
     def build(self, envelope: ec.Envelope, operation: ec.LiveOperation[Any]) -> Iterator[FinishedSpan]:
@@ -64,8 +63,8 @@ class SpanBuilder:
         for index, row in enumerate(rows):
             yield self._span(plan, envelope, operation, _nth_id(operation.span_id, index), row, is_batched=True)
 
-    @staticmethod
     def _span(
+        self,
         plan: _Plan,
         envelope: ec.Envelope,
         operation: ec.LiveOperation[Any],
@@ -75,27 +74,27 @@ class SpanBuilder:
         is_batched: bool,
     ) -> FinishedSpan:
         scope = envelope.scope
-        attributes = Attributes()
-        attributes["event.name"] = plan.event_name
-        if operation.error_type:
-            attributes["error.type"] = text_of(operation.error_type)
+        limits = self.limits
+        attributes = Attributes(limits, limits.attributes)
+        attributes.put("event.name", plan.event_name, scrub=False)
+        attributes.put("error.type", operation.error_type or None)
         if is_batched:
-            attributes["batched"] = True
+            attributes.put("batched", value=True)
         for key, value in payload.items():
             if key == plan.open:
-                attributes.flatten(value)
+                attributes.flatten(value, scrub=False)
             else:
                 attributes.put(key, value, scrub=False)  # the bus has looked for secrets in the payload's text
-        for further in (operation.span_attributes, scope.bound):
-            if further:
-                attributes.flatten(further)
-        if scope.correlation_id:
-            attributes.put("correlation_id", scope.correlation_id)
+        if operation.span_attributes:
+            attributes.flatten(operation.span_attributes)
+        if scope.bound:
+            attributes.flatten(scope.bound, scrub=False)  # nor here, nor below: the bus has
+        attributes.put("correlation_id", scope.correlation_id or None, scrub=False)
         attributes.put("tags", envelope.tags or None)
         end_ns = operation.start_ns + operation.duration_ns
         is_remote = operation.parent_is_remote
         span = FinishedSpan(
-            plan.name if operation.span_name is None else text_of(operation.span_name),
+            plan.name if operation.span_name is None else text_of(operation.span_name, MAX_NAME),
             operation.trace_id,
             span_id,
             operation.parent_span_id,
@@ -110,31 +109,32 @@ class SpanBuilder:
             attributes.dropped,
         )
         if operation.links:
-            span.links = operation.links[:MAX_LINKS]
+            span.links = operation.links[: limits.links]
             span.dropped_links = len(operation.links) - len(span.links)
         if operation.outcome != "success":
-            _explain(span, operation)
+            _explain(span, operation, limits)
         return span
 
 
-def _explain(span: FinishedSpan, operation: ec.LiveOperation[Any]) -> None:
+def _explain(span: FinishedSpan, operation: ec.LiveOperation[Any], limits: Limits) -> None:
     """Say on the span why the operation did not succeed."""
     span.status = STATUS_ERROR
     span.status_message = operation.outcome or ""
     if operation.outcome == "failure" and operation.error is not None:
-        happened = _exception(operation.error, span.end_ns)
+        happened = _exception(operation.error, span.end_ns, limits)
         span.events = (happened,)
         span.status_message = f"{happened.attributes['exception.type']}: {happened.attributes['exception.message']}"
 
 
-def _exception(error: TracebackException, time_ns: int) -> SpanEvent:
+def _exception(error: TracebackException, time_ns: int, limits: Limits) -> SpanEvent:
     """Return OpenTelemetry's ``exception`` event."""
     attributes: dict[str, str] = {
-        "exception.type": text_of(_type_of(error)),
-        "exception.message": text_of(str(error)),
+        "exception.type": text_of(_type_of(error), MAX_NAME),
+        "exception.message": text_of(str(error), limits.text),
     }
-    stack = scrub_text("".join(error.format())[-2 * MAX_STACK :])[-MAX_STACK:]
-    attributes["exception.stacktrace"] = stack.encode("utf-8", "replace").decode()
+    if limits.stack:
+        stack = scrub_text("".join(error.format())[-2 * max(limits.stack, 1_000) :])[-limits.stack :]
+        attributes["exception.stacktrace"] = stack.encode("utf-8", "replace").decode()
     return SpanEvent("exception", time_ns, attributes)
 
 

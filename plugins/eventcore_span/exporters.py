@@ -16,9 +16,10 @@ from eventcore_otlp import SCOPE_NAME, resource_attributes
 from eventcore_span.span import SERVER, STATUS_ERROR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from eventcore_span.builder import SpanBuilder
     from eventcore_span.span import AttributeValue, FinishedSpan
 
 __all__ = ["ConsoleExporter", "ExportError", "Exporter", "FileExporter", "MemoryExporter", "giving_way"]
@@ -38,7 +39,11 @@ class ExportError(ec.EventCoreError):
 class Exporter:
     """Takes finished spans in batches, in the handler's worker."""
 
-    def export(self, spans: Sequence[FinishedSpan]) -> int:
+    def form(self, builder: SpanBuilder) -> Callable[[ec.Envelope, ec.LiveOperation[Any]], Iterable[Any]]:
+        """Return what makes of an operation what ``export`` takes: finished spans, unless overridden."""
+        return builder.build
+
+    def export(self, spans: Sequence[Any]) -> int:
         """Export ``spans`` and return how many of them the other side rejected; raise where none could be exported."""
         raise NotImplementedError
 

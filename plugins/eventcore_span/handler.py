@@ -18,13 +18,13 @@ from eventcore_otlp import OtlpOptions
 from eventcore_otlp.endpoint import DEFAULT_TIMEOUT_S
 from eventcore_span.builder import SpanBuilder
 from eventcore_span.exporters import ConsoleExporter, Exporter, FileExporter, MemoryExporter, giving_way
+from eventcore_span.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from eventcore.context import ContextProvider
     from eventcore.handler import Sink
-    from eventcore_span.span import FinishedSpan
 
 __all__ = ["SpanHandler"]
 
@@ -121,7 +121,7 @@ class SpanHandler(ec.Handler):
         self.sampling_ratio = self.config.sampling_ratio
         self.unsampled = 0
         self._bound = int(self.sampling_ratio * (1 << 64))
-        self._builder = SpanBuilder()
+        self._builder = SpanBuilder(Limits.from_environment())
         self._exporter: Exporter | None = None
         self._pid = os.getpid()
         self.context_provider: ContextProvider | None = None
@@ -138,7 +138,7 @@ class SpanHandler(ec.Handler):
         super().attached(emitter)
         # Before the exporter, which may import the API itself.
         wanted = self.config.interop == "on" or (self.config.interop == "auto" and "opentelemetry.trace" in sys.modules)
-        self._exporter = self._open()
+        self._use(self._open())
         if wanted:
             self.context_provider = _opentelemetry()
             emitter.context_provider = emitter.context_provider or self.context_provider
@@ -154,7 +154,7 @@ class SpanHandler(ec.Handler):
     def handle_batch(self, envelopes: Sequence[ec.Envelope]) -> None:
         """Build and export the spans of a batch; PartialFailure names the operations that have a span not exported."""
         if os.getpid() != self._pid:  # a forked child: connections and the resource's pid are the parent's
-            self._exporter = self._open()
+            self._use(self._open())
             self._pid = os.getpid()
         spans, origins, failed, cause = self._build(envelopes)
         for start in range(0, len(spans), MAX_PER_EXPORT):
@@ -173,11 +173,10 @@ class SpanHandler(ec.Handler):
         if cause is not None:
             raise ec.PartialFailure(failed, cause)
 
-    def _build(
-        self, envelopes: Sequence[ec.Envelope]
-    ) -> tuple[list[FinishedSpan], list[int], set[int], Exception | None]:
+    def _build(self, envelopes: Sequence[ec.Envelope]) -> tuple[list[Any], list[int], set[int], Exception | None]:
         """Return spans, the index of each one's envelope, and the indices of those that made none, with the reason."""
-        spans: list[FinishedSpan] = []
+        make = self._make
+        spans: list[Any] = []
         origins: list[int] = []
         failed: set[int] = set()
         cause: Exception | None = None
@@ -192,7 +191,7 @@ class SpanHandler(ec.Handler):
                 self.unsampled += 1
                 continue
             try:
-                made = list(self._builder.build(envelope, operation))
+                made = list(make(envelope, operation))
             except Exception as error:  # noqa: BLE001 - one bad payload must not take the others down; counted below
                 failed.add(index)
                 cause = cause or error
@@ -231,6 +230,10 @@ class SpanHandler(ec.Handler):
     def closing(self) -> None:
         """Leave half of the time for shutdown to what still waits in the queue."""
         self.exporter.hurry(self.emitter.shutdown_timeout_s / 2)
+
+    def _use(self, exporter: Exporter) -> None:
+        self._exporter = exporter
+        self._make = exporter.form(self._builder)
 
     def _open(self) -> Exporter:
         config, resource = self.config, self.emitter.resource

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "FLAGS",
+    "FLAGS_OF_REMOTE",
     "INTERNAL",
     "SERVER",
     "STATUS_ERROR",
@@ -31,8 +33,8 @@ INTERNAL, SERVER = 1, 2
 STATUS_UNSET, STATUS_ERROR = 0, 2
 """Values of OTLP's ``Status.StatusCode``; OpenTelemetry leaves OK (1) to people, so success stays UNSET."""
 
-FLAG_SAMPLED, FLAG_HAS_IS_REMOTE, FLAG_IS_REMOTE = 0x001, 0x100, 0x200
-"""Bits of OTLP's ``Span.flags``."""
+FLAGS, FLAGS_OF_REMOTE = 0x101, 0x301
+"""OTLP's ``Span.flags``: sampled (only those are made), and it is known whether the parent is remote, and if it is."""
 
 
 @dataclass(slots=True)
@@ -67,5 +69,5 @@ class FinishedSpan:
 
     @property
     def flags(self) -> int:
-        """OTLP's ``flags``: only sampled spans are made, and whether the parent is remote is always known."""
-        return FLAG_SAMPLED | FLAG_HAS_IS_REMOTE | (FLAG_IS_REMOTE if self.is_parent_remote else 0)
+        """OTLP's ``flags``."""
+        return FLAGS_OF_REMOTE if self.is_parent_remote else FLAGS

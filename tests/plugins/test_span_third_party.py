@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import eventcore as ec
-from eventcore_span.otlp import encode
-from tests.support.otlp_receiver import OtlpReceiver, spans_of
+from tests.support.otlp_receiver import OtlpReceiver
+from tests.support.otlp_spans import span_message
 from tests.support.third_party_exporter import StuckExporter
 
 SUPPORT = "tests.support.third_party_exporter"
@@ -75,7 +75,7 @@ def test_an_installed_exporter_is_found_by_its_entry_point_name(receiver):
         with pytest.raises(ValueError, match="no"), emitter.operation(Work, value=[1, 2]), emitter.operation(Work):
             raise ValueError("no")
         emitter.flush()
-        ours = spans_of(encode(emitter.handler("memory").exporter.spans, {}))
+        ours = [span_message(span) for span in emitter.handler("memory").exporter.spans]
     theirs = receiver.wait_for(2)
     for span in theirs:
         span.flags |= 1  # their encoder leaves the sampled bit out
@@ -110,7 +110,7 @@ def test_a_third_party_that_hangs_at_its_end_is_not_waited_for():
 
 
 def test_no_global_of_opentelemetry_is_touched_and_no_sdk_is_imported():
-    """Our own exporters import no OpenTelemetry SDK or API, and others' leave the global provider alone."""
+    """Our own exporters import nothing of OpenTelemetry, and others' leave the global provider alone."""
     program = """
 import sys, eventcore as ec
 import eventcore_span
@@ -123,8 +123,8 @@ own = {
     "d": {"use": "span", "exporter": "memory"},
 }
 with ec.configure(shutdown_timeout_s=0.5, handlers=own) as emitter, emitter.operation(Work): pass
-assert "opentelemetry.proto.trace.v1.trace_pb2" in sys.modules
-assert not any(name.startswith(("opentelemetry.sdk", "opentelemetry.trace")) for name in sys.modules), sys.modules
+assert "urllib3" in sys.modules
+assert not any(name.startswith(("opentelemetry", "google.protobuf")) for name in sys.modules), sys.modules
 theirs = {"span": {"exporter": "opentelemetry.sdk.trace.export.in_memory_span_exporter:InMemorySpanExporter"}}
 with ec.configure(handlers=theirs) as emitter, emitter.operation(Work): pass
 import opentelemetry.trace
