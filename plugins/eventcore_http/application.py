@@ -16,22 +16,37 @@ from eventcore.http import HttpRequest, HttpResponse, HttpRoute
 from eventcore.in_use import get_emitter
 from eventcore.inspection import UnknownEvent, catalog_of, head_of, inspect
 from eventcore.plugins import Plugins
+from eventcore_http.access import Access
 from eventcore_http.events import RouteFailed
 
 if TYPE_CHECKING:
     from eventcore.emitter import Emitter
 
-__all__ = ["Application", "headers_of", "reason_of"]
+__all__ = ["HEALTH", "Application", "headers_of", "reason_of"]
 
 METHODS = ("GET", "HEAD")
+HEALTH = frozenset({"/livez", "/readyz", "/health", "/healthz"})
+"""Paths of a port for health alone."""
 
 
 class Application:
-    """Answers requests with the routes of plugins, the health of an emitter, and a list of what there is."""
+    """Answers requests with the routes of plugins, the health of an emitter, and a list of what there is.
 
-    def __init__(self, emitter: Emitter | None, plugins: Plugins) -> None:
+    Without ``access`` the settings ``[http]`` of the emitter say who may read; ``only`` limits it to these paths.
+    """
+
+    def __init__(
+        self,
+        emitter: Emitter | None,
+        plugins: Plugins,
+        access: Access | None = None,
+        *,
+        only: frozenset[str] | None = None,
+    ) -> None:
         self._emitter = emitter
         self._plugins = plugins
+        self._access = access
+        self._only = only
         self._own = {
             route.path: route
             for route in (
@@ -49,9 +64,9 @@ class Application:
         }
 
     @classmethod
-    def of(cls, emitter: Emitter | None, plugins: Plugins | None) -> Self:
+    def of(cls, emitter: Emitter | None, plugins: Plugins | None, access: Access | None) -> Self:
         """Return an application for an emitter (None: the one in use at each request) and plugins (None: installed)."""
-        return cls(emitter, Plugins() if plugins is None else plugins)
+        return cls(emitter, Plugins() if plugins is None else plugins, access)
 
     @property
     def emitter(self) -> Emitter:
@@ -60,16 +75,29 @@ class Application:
 
     def routes(self) -> dict[str, HttpRoute]:
         """Return the routes by path: own ones, and of plugins' the first that claims a path."""
+        if self._only is not None:
+            return {path: route for path, route in self._own.items() if path in self._only}
         routes = dict(self._own)
         for route in self._plugins.routes(self.emitter):
             routes.setdefault(route.path, route)
         return routes
 
+    @property
+    def access(self) -> Access:
+        """Who may read: as given, else as the emitter's settings say."""
+        if self._access is not None:
+            return self._access
+        configured = getattr(self.emitter.services.get("http"), "access", None)
+        return configured if isinstance(configured, Access) else _OPEN
+
     def respond(self, method: str, request: HttpRequest) -> HttpResponse:
-        """Answer a request: 404 with what there is, 405 for anything but GET and HEAD, 500 for a route that raises."""
+        """Answer a request: 401, 404 with what there is, 405 for all but GET and HEAD, 500 for a route that raises."""
         path = request.path.rstrip("/") or "/"
         try:
-            routes = self._own if path in self._own else self.routes()
+            refusal = self.access.refusal(path, request)
+            if refusal is not None:
+                return refusal
+            routes = self._own if path in self._own and self._only is None else self.routes()
             route = routes.get(path)
             if route is None:
                 return HttpResponse(f"no such path; there are:\n{_listing(routes)}".encode(), status=404)
@@ -120,6 +148,9 @@ class Application:
 
     def __repr__(self) -> str:
         return f"<Application of {self.emitter!r}>"
+
+
+_OPEN = Access()
 
 
 def _listing(routes: dict[str, HttpRoute]) -> str:

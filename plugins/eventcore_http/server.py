@@ -1,7 +1,8 @@
 """A small server of the standard library's, made safe against slow clients.
 
-One thread and one request per connection. Three limits keep a slow or half-open client from harming others: a time for
-each read or write, a time for the whole connection, and a number of connections, beyond which a client is told 503.
+One thread and one request per connection. Four limits keep a slow, half-open or talkative client from harming others:
+a time for each read or write, a time for the whole connection, a size of the request's head, and a number of
+connections, beyond which a client is told 503. TLS shakes hands in the connection's thread, under the same limits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import threading
 import time
 import weakref
 from contextlib import suppress
+from http import HTTPStatus
+from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
@@ -22,15 +25,35 @@ from eventcore_http.application import headers_of, reason_of
 
 if TYPE_CHECKING:
     from eventcore_http.application import Application
+    from eventcore_http.tls import Certificate
 
 __all__ = ["Server"]
 
 IO_TIMEOUT_S = 5.0
 CONNECTION_TIMEOUT_S = 30.0
 MAX_CONNECTIONS = 100
+MAX_HEAD_BYTES = 65_536
 POLL_S = 0.5
 
 _BUSY = b"HTTP/1.0 503 Service Unavailable\r\nContent-Type: text/plain\r\n\r\ntoo many connections\n"
+
+
+class _Head:
+    """Gives the lines of a request's head, up to a size: http.server alone would take a hundred lines of 64 KiB."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._left = MAX_HEAD_BYTES
+
+    def readline(self, limit: int) -> bytes:
+        line: bytes = self._file.readline(min(limit, self._left + 1))
+        self._left -= len(line)
+        if self._left < 0:
+            raise LineTooLong("head")
+        return line
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class _RequestHandler(BaseHTTPRequestHandler):
@@ -38,6 +61,19 @@ class _RequestHandler(BaseHTTPRequestHandler):
 
     server: Server
     timeout = IO_TIMEOUT_S
+
+    def setup(self) -> None:
+        """Read through a limit."""
+        super().setup()
+        self.rfile: Any = _Head(self.rfile)
+
+    def handle_one_request(self) -> None:
+        """Read and answer one request; a first line that is too long is told so."""
+        try:
+            super().handle_one_request()
+        except LineTooLong:
+            self.requestline = self.request_version = self.command = ""
+            self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
 
     def answer(self) -> None:
         """Answer the request that has just been read."""
@@ -76,8 +112,9 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
     timeout = POLL_S
 
-    def __init__(self, host: str, port: int, application: Application) -> None:
+    def __init__(self, host: str, port: int, application: Application, tls: Certificate | None = None) -> None:
         self.application = application
+        self._tls = tls
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._connections: dict[Any, float] = {}
         self._stopping = threading.Event()
@@ -118,8 +155,8 @@ class Server(ThreadingHTTPServer):
         oldest = time.monotonic() - older_than_s
         for connection, since in self._connections.copy().items():
             if since < oldest:
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):  # the socket's own, also under TLS, whose thread is at work with it
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give a connection a thread of its own, or turn it away when there are too many."""
@@ -131,6 +168,20 @@ class Server(ThreadingHTTPServer):
             return
         self._connections[request] = time.monotonic()
         super().process_request(request, client_address)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Answer on a connection, in its thread; with TLS after shaking hands."""
+        if self._tls is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(IO_TIMEOUT_S)
+        secure = self._tls.wrap(request)
+        self._connections[secure] = self._connections.pop(request, time.monotonic())
+        try:
+            secure.do_handshake()
+            super().finish_request(secure, client_address)
+        finally:
+            self.shutdown_request(secure)
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection."""

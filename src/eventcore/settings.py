@@ -25,7 +25,7 @@ from eventcore.journal_config import JournalConfig
 __all__ = ["PluginSettings", "Settings", "Sources", "load_settings"]
 
 PREFIX = "EVENTCORE_"
-NOT_SETTINGS = frozenset({"EVENTCORE_CONFIG", "EVENTCORE_DATA", "EVENTCORE_REQUIRE_SERVERS"})
+NOT_SETTINGS = frozenset({"EVENTCORE_CONFIG", "EVENTCORE_DATA", "EVENTCORE_REQUIRE_SERVERS", "EVENTCORE_TOKEN"})
 _ALIASES = {"LOG_LEVEL": ("handlers", "log", "min_severity"), "LOG_FORMAT": ("handlers", "log", "format")}
 
 

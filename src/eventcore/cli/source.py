@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-import urllib.error
-import urllib.request
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import typer
 
+from eventcore.cli.address import Address
 from eventcore.cli.output import fail, say
 from eventcore.errors import EventCoreError
 from eventcore.explanation import explain
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from eventcore.emitter import Emitter
 
 __all__ = ["Config", "Import", "Source", "Url", "say_source", "source_of"]
-
-TIMEOUT_S = 10.0
-MAX_BODY = 64_000_000
 
 Url = Annotated[
     str | None,
@@ -106,10 +102,8 @@ class Running(Source):
     """A process that serves eventcore's routes at ``url``."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise EventCoreError(f"--url {url!r} is no address; write it like http://127.0.0.1:9090")
-        self.url = url.rstrip("/")
+        self._address = Address.parse(url)
+        self.url = self._address.url
 
     def inspection(self) -> dict[str, Any]:
         """Ask the process to inspect itself."""
@@ -148,20 +142,18 @@ class Running(Source):
         return {"source": self.url, **answer}
 
     def _get(self, path: str) -> tuple[int, bytes]:
-        # No proxy: the process is asked directly, on this machine as a rule. The scheme was checked.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(self.url + path, timeout=TIMEOUT_S) as response:
-                return response.status, response.read(MAX_BODY)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read(MAX_BODY)
-        except Exception as error:  # noqa: BLE001 - whatever a server or the network does, it did not answer
-            reason = getattr(error, "reason", None) or error
+            answer = self._address.get(path)
+        except EventCoreError as error:
             raise EventCoreError(
-                f"nothing answers at {self.url} ({reason}); start the process with [http] in its settings, or leave "
-                "out --url to look at a fresh one"
+                f"{error}; start the process with [http] in its settings, or leave out --url to look at a fresh one"
             ) from None
+        if answer.status == 401:
+            raise EventCoreError(
+                f"{self.url} asks for authentication; give the token in EVENTCORE_TOKEN, or user and password in the "
+                "URL: http://user:password@host:port"
+            )
+        return answer.status, answer.body
 
 
 def source_of(url: str | None, config: str | None = None, modules: Sequence[str] | None = None) -> Source:
