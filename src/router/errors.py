@@ -13,6 +13,7 @@
     │   ├── ModelNotFound     (FileNotFoundError)  no file at that path
     │   ├── ModelFormatError  (ValueError)         a file that is not a sound model of ours
     │   └── NoCalibration                          a model without the calibration its uncertainty needs
+    ├── CalibrationError                           too few outcomes to promise anything
     ├── TrainingError                              training that cannot start or has diverged
     ├── DataNotFound          (FileNotFoundError)  the data folder or a file in it is absent
     └── BreakerOpen                                the circuit breaker refuses the call
@@ -27,6 +28,7 @@ from typing import ClassVar
 __all__ = [
     "ERROR_TYPES",
     "BreakerOpen",
+    "CalibrationError",
     "ConfigError",
     "DataNotFound",
     "DimensionMismatch",
@@ -115,6 +117,10 @@ class ModelFormatError(ModelError, ValueError):
 
 class NoCalibration(ModelError):
     """The model carries no calibration, so it cannot say how uncertain a score is."""
+
+
+class CalibrationError(RouterError):
+    """There are too few outcomes to promise anything; the message says how many are needed."""
 
 
 class TrainingError(RouterError):
