@@ -8,10 +8,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, cast
 
+from eventcore import by_hand
 from eventcore.plugins import hookimpl
 
 if TYPE_CHECKING:
     from eventcore.emitter import Emitter
+    from eventcore.exposition import Metric
     from eventcore.http import HttpRoute
 
 __all__ = ["eventcore_events", "eventcore_handlers", "eventcore_routes", "eventcore_series"]
@@ -30,9 +32,9 @@ def eventcore_events() -> list[str]:
 
 
 @hookimpl
-def eventcore_series() -> list[str]:
-    """Return the metrics that are no instruments: the bus's account, the limits, the process and the host."""
-    return ["eventcore_metric.declared:OWN"]
+def eventcore_series() -> list[str | Metric]:
+    """Return the metrics that are no instruments: the bus's account, limits, process and host, and those by hand."""
+    return ["eventcore_metric.declared:OWN", *(hand.metric for hand in by_hand.declared())]
 
 
 @hookimpl

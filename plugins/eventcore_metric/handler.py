@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from eventcore import by_hand
 from eventcore.errors import ConfigurationError, InstrumentError, PartialFailure
-from eventcore.exposition import Exposition
+from eventcore.exposition import MAX_SERIES, Exposition
 from eventcore.handler import Handler, HandlerConfig
 from eventcore.http import HttpResponse, HttpRoute
 from eventcore.timing import NOT_TIMED, TIMED_MASK
@@ -19,11 +21,13 @@ from eventcore_metric.events import SeriesOverflow
 from eventcore_metric.folding import folds_of
 from eventcore_metric.process import host_readings, process_readings
 from eventcore_metric.prometheus import exposition, sample_value, samples_text
-from eventcore_metric.series import family_of, label_text
+from eventcore_metric.recorded import Recorded
+from eventcore_metric.series import MEMORY, family_of, label_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from eventcore.by_hand import HandMade
     from eventcore.catalog import Catalog
     from eventcore.emitter import Emitter
     from eventcore.envelope import Envelope
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from eventcore.instruments import Instrument
     from eventcore_metric.folding import Fold
     from eventcore_metric.readings import Limit, Reading
-    from eventcore_metric.series import AnyFamily
+    from eventcore_metric.series import AnyFamily, Store
 
 __all__ = ["MetricHandler", "routes"]
 
@@ -62,7 +66,7 @@ class MetricHandler(Handler):
         )
         packs: tuple[str, ...] = Field((), description="Metric packs, whose instruments join those given in code.")
         max_series: int = Field(
-            1000, ge=1, description="Series per metric; further label values are counted in one series 'other'."
+            MAX_SERIES, ge=1, description="Series per metric; further label values are counted in one series 'other'."
         )
         process: bool = Field(
             default=True, description="Show CPU time, memory, threads and file descriptors of the process."
@@ -87,29 +91,48 @@ class MetricHandler(Handler):
     def __init__(self, config: HandlerConfig | None = None, **options: Any) -> None:
         super().__init__(config, **options)
         self._emitter: Emitter | None = None
+        self._store: Store = MEMORY
         self._account: BusAccount | None = None
         self._compiled: tuple[tuple[Instrument, AnyFamily], ...] = ()
+        self._by_hand: tuple[Recorded, ...] = ()
         self._starts: dict[type[Event], tuple[Fold, ...]] = {}
         self._ends: dict[type[Event], tuple[Fold, ...]] = {}
         self._warned: dict[str, object] = {}
 
     @property
     def _families(self) -> tuple[AnyFamily, ...]:
-        return tuple(family for _, family in self._compiled)
+        """Of instruments and of metrics by hand."""
+        return (*(family for _, family in self._compiled), *(one.family for one in self._by_hand))
 
     # -- compiling ---------------------------------------------------------------------------------------------------
 
     def attached(self, emitter: Emitter) -> None:
         """Compile the instruments. ConfigurationError: no such pack, or two metrics that would share series names."""
+        self.rehearsed(emitter)
+        if self.config.exporter == "none":
+            return
+        by_hand.record(self, MetricHandler._record)
+        _ATTACHED.add(self)
+        self._account = BusAccount(emitter, self.config.max_series)
+        self._emitter = emitter
+        emitter.timed_mask = TIMED_MASK
+
+    def rehearsed(self, emitter: Emitter) -> None:
+        """Compile the instruments: that opens nothing."""
         super().attached(emitter)
         instruments = self._instruments(emitter.catalog)
         if self.config.exporter == "none":
             return
+        self._by_hand = ()
         self._compiled = tuple(
-            (instrument, family_of(instrument, self.config.max_series)) for instrument in instruments
+            (instrument, family_of(instrument, self.config.max_series, self._store)) for instrument in instruments
         )
-        self._check_names()
-        self._account = BusAccount(emitter, self.config.max_series)
+        try:
+            Exposition(
+                [*(family.metric for family in self._families), *OWN, *(one.metric for one in by_hand.declared())]
+            )
+        except InstrumentError as error:
+            raise ConfigurationError(str(error)) from None
         starts: defaultdict[type[Event], tuple[Fold, ...]] = defaultdict(tuple)
         ends: defaultdict[type[Event], tuple[Fold, ...]] = defaultdict(tuple)
         for instrument, family in self._compiled:
@@ -120,8 +143,6 @@ class MetricHandler(Handler):
                 ends[event_type] += (folds.end,) if folds.end else ()
         self._starts = {event_type: folds for event_type, folds in starts.items() if folds}
         self._ends = {event_type: folds for event_type, folds in ends.items() if folds}
-        self._emitter = emitter
-        emitter.timed_mask = TIMED_MASK
 
     def _instruments(self, catalog: Catalog) -> tuple[Instrument, ...]:
         of_packs = _from_packs.setdefault(catalog, set())
@@ -132,11 +153,12 @@ class MetricHandler(Handler):
         of_packs.update(wanted.keys() - given.keys())
         return tuple(wanted.values())
 
-    def _check_names(self) -> None:
-        try:
-            Exposition([*(family.metric for family in self._families), *OWN])
-        except InstrumentError as error:
-            raise ConfigurationError(str(error)) from None
+    def _record(self, hand: HandMade) -> Recorded:
+        """Make a recorder for a metric by hand; InstrumentError where its series exist already."""
+        Exposition([*(family.metric for family in self._families), *OWN, hand.metric])
+        recorded = Recorded(hand, self.config.max_series, self._store)
+        self._by_hand = (*self._by_hand, recorded)
+        return recorded
 
     def sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - any severity
         """Take types that an instrument observes, and no others."""
@@ -169,10 +191,20 @@ class MetricHandler(Handler):
 
     def close(self) -> None:
         """Keep the series as they are; they can still be read."""
+        by_hand.forget(self, self._by_hand)
         emitter, self._emitter = self._emitter, None
         if emitter is None or any(isinstance(h, MetricHandler) and h is not self for h in emitter.handlers):
             return
         emitter.timed_mask = NOT_TIMED  # nobody else shows how long emits take
+
+    def after_fork(self) -> None:
+        """In a forked child: what was counted so far is the parent's; every series starts at zero."""
+        for _, family in self._compiled:
+            family.after_fork()
+        for recorded in self._by_hand:
+            recorded.after_fork()
+        if self._account is not None:
+            self._account.after_fork()
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -250,10 +282,6 @@ class MetricHandler(Handler):
             facts |= {"path": path} | ({"url": f"{url}{path}"} if url and path else {})
         return facts
 
-    def rehearsed(self, emitter: Emitter) -> None:
-        """Compile the instruments: that opens nothing."""
-        self.attached(emitter)
-
     def preview(self, envelope: Envelope) -> str:
         """Return the samples that one envelope makes; of histograms without their buckets."""
         readings = []
@@ -304,3 +332,14 @@ def routes(emitter: Emitter) -> list[HttpRoute]:
         )
         for place, handler in enumerate(handlers)
     ]
+
+
+_ATTACHED: WeakSet[MetricHandler] = WeakSet()
+
+
+def _after_fork() -> None:
+    for handler in list(_ATTACHED):
+        handler.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

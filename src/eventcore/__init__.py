@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from eventcore.adhoc import traced as traced
     from eventcore.breaker import Breaker as Breaker
     from eventcore.breaker import BreakerState as BreakerState
+    from eventcore.by_hand import counter as counter
+    from eventcore.by_hand import gauge as gauge
+    from eventcore.by_hand import histogram as histogram
     from eventcore.catalog import Catalog as Catalog
     from eventcore.context import baggage as baggage
     from eventcore.context import bind_context as bind_context
@@ -81,6 +84,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "adhoc": "Logger emit_error_event emit_event get_logger log_request span traced",
     "breaker": "Breaker BreakerState",
+    "by_hand": "counter gauge histogram",
     "catalog": "Catalog",
     "context": "baggage bind_context bound continue_trace current_operation current_trace in_context inject "
     "unbind_context",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from eventcore.plugins import Plugins
 
 __all__ = [
+    "MAX_SERIES",
     "Exposition",
     "Kind",
     "Labels",
@@ -41,6 +42,9 @@ Kind = Literal["counter", "gauge", "histogram"]
 Part = Literal["value", "bucket", "sum", "count"]
 Labels = Mapping[str, frozenset[str] | None]
 """Label names, each with all its values as exposed, or None where they are an open set."""
+
+MAX_SERIES = 1000
+"""Label combinations that a metric may have unless the handler is told otherwise."""
 
 _UNITS = ("seconds", "bytes", "ratio", "joules", "celsius", "meters", "grams", "volts", "amperes")
 """Prometheus' base units, which names end with (https://prometheus.io/docs/practices/naming/)."""

@@ -18,6 +18,7 @@ from eventcore import __version__
 from eventcore.catalog import Catalog
 from eventcore.errors import EventCoreError, did_you_mean
 from eventcore.events import Event, Severity
+from eventcore.exposition import MAX_SERIES, metric_of
 from eventcore.redaction import scrub, scrub_mapping
 from eventcore.settings import NOT_SETTINGS, PREFIX
 from eventcore.vocabulary import EVENTS
@@ -263,14 +264,17 @@ def catalog_of(emitter: Emitter) -> dict[str, Any]:
     """Return event types, metric packs and the instruments given in code, fit for JSON.
 
     ``events``: name, category, severity, operation, fields (role, unit, values). ``packs``: by name, and
-    ``instruments``: each name, kind, labels (name to its values, null where they are not finite), events.
+    ``instruments``: each name, kind, labels (name to its values, null where they are not finite), combinations of these
+    values (null likewise), events. ``max_series``: the strictest limit of the handlers.
     """
     catalog = full_catalog(emitter)
+    limits = [limit for h in emitter.handlers if (limit := getattr(h.config, "max_series", None)) is not None]
     return {
         **head_of(emitter),
         "events": [_event(event_type) for event_type in catalog.events.values()],
         "packs": {name: [_instrument(item) for item in catalog.pack(name)] for name in catalog.packs},
         "instruments": [_instrument(item) for item in emitter.catalog.given],
+        "max_series": min(limits, default=MAX_SERIES),
     }
 
 
@@ -311,6 +315,7 @@ def _instrument(item: Instrument) -> dict[str, Any]:
         "name": item.name,
         "kind": item.kind,
         "labels": {label: item.label_values(label) for label in item.labels},
+        "combinations": metric_of(item).combinations,
         "events": [event_type.__event__.name for event_type in item.types],
     }
 

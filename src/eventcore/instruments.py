@@ -12,7 +12,7 @@ import enum
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
 
@@ -37,6 +37,7 @@ __all__ = [
     "Rename",
     "Source",
     "bins",
+    "check_names",
     "codes",
     "const",
     "rename",
@@ -246,10 +247,7 @@ class Instrument:
     unit: str = ""
 
     def __post_init__(self) -> None:
-        if not _METRIC_NAME.fullmatch(self.name):
-            raise InstrumentError(
-                f"{self.name!r} is no metric name: ASCII letters, digits and underscores, no digit first"
-            )
+        check_names(self.name)
         if not isinstance(self.labels, Mapping):
             raise InstrumentError(
                 f"instrument {self.name!r}: labels maps label names to sources, such as {{'status': 'outcome'}}; "
@@ -324,8 +322,7 @@ class Instrument:
 
     def _check_label(self, spec: EventSpec, label: str, source: Source) -> None:
         what = f"label {label!r}"
-        if not _LABEL_NAME.fullmatch(label) or label.startswith("__") or label == "le":
-            raise InstrumentError(f"instrument {self.name!r}: {label!r} is no label name")
+        check_names(self.name, (label,))
         self._check_known(spec, what, source)
         field_spec = spec.fields.get(source.reads or "")
         if isinstance(source, Bins) and (field_spec is None or not _is_number(field_spec)):
@@ -416,6 +413,15 @@ class Histogram(Instrument):
         if not self.buckets or any(low >= high for low, high in itertools.pairwise(self.buckets)):
             raise InstrumentError(f"histogram {self.name!r}: buckets must increase, got {self.buckets}")
         super().__post_init__()
+
+
+def check_names(metric: str, labels: Iterable[str] = ()) -> None:
+    """Raise InstrumentError for a metric or label name that Prometheus does not allow."""
+    if not _METRIC_NAME.fullmatch(metric):
+        raise InstrumentError(f"{metric!r} is no metric name: ASCII letters, digits and underscores, no digit first")
+    for label in labels:
+        if not _LABEL_NAME.fullmatch(label) or label.startswith("__") or label == "le":
+            raise InstrumentError(f"instrument {metric!r}: {label!r} is no label name")
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,11 +28,16 @@ def catalog(
         Path | None,
         typer.Option(metavar="FILE", help="Say what breaks against a snapshot; exit code 1 if anything does."),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Say which instruments can make too many series; exit code 1 if any does."),
+    ] = False,
 ) -> None:
     """List event types and metric packs of the installed plugins; with --url, all that the process knows.
 
     JSON: events (name, category, severity, operation, fields with role, unit, values), packs by name and instruments
-    given in code (name, kind, labels with their values, events). With --compare: compatible, changes.
+    given in code (name, kind, labels with their values, combinations of these, events). With --compare: compatible,
+    changes. With --check: max_series, over (name, combinations), open (names of instruments with open labels).
     """
     try:
         source = source_of(url, config, modules)
@@ -47,6 +52,9 @@ def catalog(
         answer = source.catalog()
     except EventCoreError as error:
         fail(error)
+    if check:
+        _say_cardinality(answer, as_json=as_json)
+        return
     if as_json:
         say_json(answer)
         return
@@ -78,6 +86,32 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         fail(f"{path}: cannot be written: {error.strerror}")
+
+
+def _say_cardinality(answer: dict[str, Any], *, as_json: bool) -> None:
+    """Hold the worst case of every instrument, by the values that its labels can have, against the limit of series."""
+    limit = answer["max_series"]
+    items = {item["name"]: item for items in (*answer["packs"].values(), answer["instruments"]) for item in items}
+    over = {name: n for name, item in items.items() if (n := item["combinations"]) is not None and n > limit}
+    unbounded = [name for name, item in items.items() if item["combinations"] is None]
+    if as_json:
+        say_json(
+            {
+                "max_series": limit,
+                "over": [{"name": name, "combinations": number} for name, number in over.items()],
+                "open": unbounded,
+            }
+        )
+    else:
+        for name, number in over.items():
+            labels = items[name]["labels"]
+            made_of = " x ".join(f"{label} {len(values)}" for label, values in labels.items())
+            say(f"{name}: {number} label combinations ({made_of}), the limit is {limit}: drop a label, or use ec.bins")
+        say(f"{len(items)} instruments, {len(over)} over the limit of {limit} series each", style="red" if over else "")
+        if unbounded:
+            say(f"limited only at run time, since a label is open: {', '.join(unbounded)}")
+    if over:
+        raise typer.Exit(1)
 
 
 def _say_changes(found: list[str], file: str, *, as_json: bool) -> None:
