@@ -14,6 +14,7 @@ from eventcore.context import ROOT, SCOPE
 pytest_plugins = ["pytester"]
 
 CHECKOUT = Path(__file__).parents[1]
+SEEDS = Path(os.environ.get("EVENTCORE_SEEDS", CHECKOUT.parent / "shared" / "seeds"))  # read before it is cleaned away
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,14 @@ def routing_data():
     if not (folder / "routing").is_dir():
         pytest.skip(f"no routing data at {folder} (set EVENTCORE_DATA)")
     return folder
+
+
+@pytest.fixture
+def seeds():
+    """Return the folder of the four guides, or skip."""
+    if not (SEEDS / "tiny-dancer.md").is_file():
+        pytest.skip(f"no guides at {SEEDS} (set EVENTCORE_SEEDS)")
+    return SEEDS
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,5 +9,5 @@ __all__ = ["eventcore_commands"]
 
 @hookimpl
 def eventcore_commands() -> dict[str, str]:
-    """Return the commands ``eventcore generate …``."""
-    return {"generate": "eventcore_generate.cli:app"}
+    """Return the commands ``eventcore generate …`` and ``eventcore lint``."""
+    return {"generate": "eventcore_generate.cli:app", "lint": "eventcore_generate.lint_command:app"}
