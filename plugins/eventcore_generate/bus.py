@@ -20,18 +20,16 @@ BUS = Monitoring(
                     description="{{ $value | humanize }} events in 5 minutes, reason {{ $labels.reason }}",
                     bad=BadCase(
                         series={
-                            'eventcore_events_total{job="app",handler="log",outcome="dropped",reason="queue_full"}': (
+                            'eventcore_events_total{job="app",handler="log",outcome="dropped",reason="full"}': (
                                 "0+10x20"
                             )
                         },
                         after="10m",
-                        labels={"job": "app", "handler": "log", "reason": "queue_full"},
+                        labels={"job": "app", "handler": "log", "reason": "full"},
                         value="50",
                     ),
                     good={
-                        'eventcore_events_total{job="app",handler="log",outcome="dropped",reason="queue_full"}': (
-                            "7+0x20"
-                        ),
+                        'eventcore_events_total{job="app",handler="log",outcome="dropped",reason="full"}': ("7+0x20"),
                         'eventcore_events_total{job="app",handler="log",outcome="delivered",reason=""}': "0+10x20",
                     },
                 ),

@@ -15,8 +15,11 @@ import typer
 from eventcore.cli.output import fail
 from eventcore.errors import EventCoreError
 from eventcore_generate.asyncapi import asyncapi
+from eventcore_generate.grafana import grafana
 from eventcore_generate.output import Files, put
+from eventcore_generate.prometheus import alertmanager, prometheus_config
 from eventcore_generate.reference import reference
+from eventcore_generate.rules import prometheus_rules
 from eventcore_generate.schema import json_schema
 from eventcore_generate.source import Source
 
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["MAKERS", "app"]
 
 MAKERS: dict[str, Callable[..., Files]] = {
+    "grafana": grafana,
+    "prometheus-rules": prometheus_rules,
+    "prometheus-config": prometheus_config,
+    "alertmanager": alertmanager,
     "docs": reference,
     "json-schema": json_schema,
     "asyncapi": asyncapi,

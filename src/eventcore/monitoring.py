@@ -17,6 +17,7 @@ from eventcore.errors import DefinitionError
 __all__ = ["Alert", "BadCase", "Correction", "LogAlert", "Monitoring", "Panel", "Query", "Recording", "RuleGroup"]
 
 DURATION = re.compile(r"(\d+)([smhd])")
+_LABEL = re.compile(r"\$labels\.(\w+)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 SeriesValues = Mapping[str, str]
@@ -99,6 +100,9 @@ class Alert:
         where = f"alert {self.name!r}"
         if seconds(self.bad.after, where) < seconds(self.for_, where):
             raise DefinitionError(f"{where}: its bad case ends after {self.bad.after}, before for_ {self.for_} is over")
+        for label in _LABEL.findall(self.summary + self.description):
+            if label not in self.bad.labels:
+                raise DefinitionError(f"{where}: its text names label {label!r}, which its bad case does not have")
 
 
 @dataclass(frozen=True, slots=True)

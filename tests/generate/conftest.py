@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from typer.testing import CliRunner
 
@@ -17,6 +19,15 @@ packs = ["tiny_dancer"]
 [http]
 port = 9090
 """
+
+
+@pytest.fixture
+def amtool():
+    """Return the path of amtool (Debian: prometheus-alertmanager), or skip."""
+    path = shutil.which("amtool")
+    if path is None:
+        pytest.skip("amtool is not installed (Debian package prometheus-alertmanager)")
+    return path
 
 
 @pytest.fixture
