@@ -1,3 +1,6 @@
+import asyncio
+import math
+import random
 import threading
 from collections import deque
 
@@ -253,6 +256,9 @@ def test_a_clock_is_read_only_when_it_matters(clock):
         ({"minimum_calls": 0}, "1 <= minimum_calls <= window"),
         ({"half_open_permits": 0}, "must be positive"),
         ({"open_s": 0}, "must be positive"),
+        ({"slow_rate": 0}, "slow_rate is a share in"),
+        ({"slow_call_s": 0}, "must be positive, or None"),
+        ({"window_s": 0}, "must be positive, or None"),
     ],
 )
 def test_wrong_limits_are_errors(options, message):
@@ -266,6 +272,90 @@ def test_a_breaker_prints_itself(make):
     breaker = make()
     fail(breaker, 2)
     assert repr(breaker) == "<Breaker api closed, 2 failures in the last 2 calls>"
+
+
+# -- windows of seconds, slow calls, forced states ---------------------------------------------------------------------
+
+
+def test_a_window_of_seconds_forgets_by_time(make, clock):
+    """With ``window_s`` the outcomes of the last seconds count, however many they are; older ones are forgotten."""
+    breaker = make(window_s=10.0, minimum_calls=100, failure_rate=0.5)
+    succeed(breaker, 60)
+    clock.now += 5
+    fail(breaker, 55)
+    assert breaker.state is CLOSED, "55 of 115 is below one half"
+    assert breaker.failures == 55
+    clock.now += 5
+    assert tuple(breaker.outcomes) == (55, 55, 0), "the successes are too old; looking changes nothing"
+    succeed(breaker, 44)
+    assert breaker.state is CLOSED
+    fail(breaker)
+    assert breaker.state is OPEN, "100 calls are known, 56 failed"
+
+
+def test_slow_calls_open_it(make, clock):
+    """Calls of ``slow_call_s`` or longer that go well open it once their share is reached."""
+    breaker = make(window=4, minimum_calls=4, slow_call_s=2.0, slow_rate=0.5)
+    for seconds in (1.999, 2.0, 0.0):
+        with breaker.call():
+            clock.now += seconds
+    assert tuple(breaker.outcomes) == (3, 0, 1)
+    with breaker.call():
+        clock.now += 30
+    assert breaker.state is OPEN
+
+
+def test_a_slow_probe_is_a_failed_one(make, clock):
+    """A backend that answers, but too late, is not let back."""
+    breaker = make(slow_call_s=2.0)
+    fail(breaker, 5)
+    clock.now += 10
+    with breaker.call():
+        clock.now += 2
+    assert breaker.state is OPEN
+
+
+def test_forced_open_it_refuses_until_reset(make, clock, moves):
+    """Forced open it refuses calls for ever, and says so; ``reset`` lets outcomes move it again."""
+    breaker = make()
+    breaker.force_open()
+    clock.now += 1e9
+    assert not breaker.try_acquire()
+    assert (breaker.is_forced, breaker.retry_after_s) == (True, math.inf)
+    assert repr(breaker) == "<Breaker api forced open, 0 failures in the last 0 calls>"
+    breaker.reset()
+    succeed(breaker)
+    assert moves == [("api", CLOSED, OPEN), ("api", OPEN, CLOSED)]
+
+
+def test_forced_closed_it_counts_and_stays(make, moves):
+    """Forced closed it counts outcomes but lets every call pass; after ``reset`` it starts from nothing."""
+    breaker = make()
+    breaker.force_closed()
+    fail(breaker, 50)
+    assert (breaker.state, breaker.failures, moves) == (CLOSED, 5, [])
+    breaker.reset()
+    fail(breaker, 4)
+    assert breaker.state is CLOSED
+    fail(breaker)
+    assert breaker.state is OPEN
+
+
+def test_probes_that_never_come_back_do_not_block_it(make, clock, moves):
+    """Permits that were lost are given up after the time it was open for: new probes pass; no transition is told."""
+    breaker = make(half_open_permits=1)
+    fail(breaker, 5)
+    clock.now += 10
+    lost = breaker.try_acquire()
+    clock.now += 9.9
+    assert not breaker.try_acquire()
+    clock.now += 0.1
+    probe = breaker.try_acquire()
+    assert probe not in (0, lost)
+    breaker.failure(lost)
+    assert breaker.state is HALF_OPEN, "the lost probe came back too late to matter"
+    breaker.success(probe)
+    assert [after for _, _, after in moves] == [OPEN, HALF_OPEN, CLOSED]
 
 
 # -- guarded calls -----------------------------------------------------------------------------------------------------
@@ -317,6 +407,84 @@ def test_a_call_from_before_it_opened_is_no_probe(make, clock):
     assert breaker.state is HALF_OPEN
     breaker.success(probe)
     assert breaker.state is CLOSED
+
+
+def test_functions_are_guarded_plain_and_async(make):
+    """``guard`` keeps a function's name and result, counts its failures, and refuses it while open."""
+    breaker = make(window=2, minimum_calls=2)
+
+    @breaker.guard
+    def double(value):
+        return 2 * value
+
+    @breaker.guard
+    async def fails():
+        raise LookupError
+
+    async def main():
+        for _ in range(2):
+            with pytest.raises(LookupError):
+                await fails()
+        with pytest.raises(ec.BreakerOpen):
+            await fails()
+
+    assert (double(4), double.__name__) == (8, "double")
+    asyncio.run(main())
+    with pytest.raises(ec.BreakerOpen):
+        double(1)
+
+
+def test_timeouts_and_cancellations_count(make):
+    """A call that a timeout or a cancelled task cuts off is a failure: a hanging backend opens the breaker."""
+    breaker = make(window=4, minimum_calls=4)
+
+    async def hang():
+        async with breaker.call():
+            await asyncio.sleep(60)
+
+    async def main():
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(hang(), 0.01)
+        for _ in range(2):
+            task = asyncio.create_task(hang())
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+    assert breaker.state is OPEN
+
+
+def test_the_orchestrators_fifty_requests(make, clock, moves):
+    """The guide's scenario: requests 8 to 27 of the backend fail, 50 are made, and it rests 250 ms after number 29.
+
+    It opens at number 12, refuses until the rest, the probe, number 30, fails, and 14 requests reach the backend.
+    """
+    breaker = make(open_s=0.2, half_open_permits=1)
+    reached, refused = [], []
+
+    @breaker.guard
+    def backend(number):
+        reached.append(number)
+        if 8 <= len(reached) - 1 <= 27:
+            raise ConnectionError
+
+    for number in range(50):
+        try:
+            backend(number)
+        except ConnectionError:
+            pass
+        except ec.BreakerOpen:
+            refused.append(number)
+        if number == 12:
+            assert breaker.state is OPEN
+        if number == 29:
+            clock.now += 0.25
+    assert reached == [*range(13), 30]
+    assert refused == [*range(13, 30), *range(31, 50)]
+    assert [after for _, _, after in moves] == [OPEN, HALF_OPEN, OPEN]
 
 
 # -- threads -----------------------------------------------------------------------------------------------------------
@@ -379,6 +547,53 @@ def test_the_lock_is_not_held_during_a_report(clock):
     assert seen == [(OPEN, 0, 60.0)]
 
 
+def test_under_32_threads_no_call_is_lost_or_counted_twice():
+    """32 threads make calls of which a third fail: what the window counted is what they did, to the last call."""
+    breaker = ec.Breaker("busy", window=1_000_000, minimum_calls=1_000_000)
+    done = []
+
+    @breaker.guard
+    def call(draw):
+        if draw < 1 / 3:
+            raise KeyError
+
+    def work():
+        draws = random.Random(threading.get_ident())
+        failed = 0
+        for _ in range(500):
+            try:
+                call(draws.random())
+            except KeyError:
+                failed += 1
+        done.append(failed)
+
+    together(work, threads=32)
+    assert tuple(breaker.outcomes) == (16_000, sum(done), 0)
+
+
+def test_under_asyncio_no_probe_too_many_passes(make, clock):
+    """500 tasks that ask at once while it is half-open: as many run as there are permits, the others are refused."""
+    breaker = make(half_open_permits=3)
+    fail(breaker, 5)
+    clock.now += 10
+
+    async def call(gate):
+        async with breaker.call():
+            await gate.wait()
+
+    async def main():
+        gate = asyncio.Event()
+        tasks = [asyncio.create_task(call(gate)) for _ in range(500)]
+        await asyncio.sleep(0)
+        gate.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    outcomes = asyncio.run(main())
+    assert outcomes.count(None) == 3
+    assert sum(isinstance(outcome, ec.BreakerOpen) for outcome in outcomes) == 497
+    assert breaker.state is CLOSED
+
+
 # -- against a model ---------------------------------------------------------------------------------------------------
 
 
@@ -387,39 +602,45 @@ class Model(RuleBasedStateMachine):
 
     @initialize(
         window=st.integers(1, 6),
+        window_s=st.sampled_from([None, 10.0]),
         minimum=st.integers(1, 6),
         rate=st.sampled_from([0.25, 0.5, 0.75, 1.0]),
         permits=st.integers(1, 3),
     )
-    def start(self, window, minimum, rate, permits):
+    def start(self, window, window_s, minimum, rate, permits):
         """Make a breaker and forget everything."""
         self.clock, self.moves = Seconds(), []
         self.minimum, self.rate, self.permits = min(minimum, window), rate, permits
         self.breaker = ec.Breaker(
             "model",
             window=window,
+            window_s=window_s,
             minimum_calls=self.minimum,
             failure_rate=rate,
+            slow_call_s=1.0,
+            slow_rate=0.5,
             open_s=4.0,
             max_open_s=20.0,
             half_open_permits=permits,
             clock=self.clock,
             on_transition=lambda _, *move: self.moves.append(move),
         )
-        self.state, self.outcomes, self.opened, self.until = CLOSED, deque(maxlen=window), 0, 0.0
+        self.window_s = window_s
+        self.outcomes = deque(maxlen=window if window_s is None else None)
+        self.state, self.opened, self.until, self.forced = CLOSED, 0, 0.0, False
         self.good, self.expected = 0, []
         self.held, self.stale = [], []
 
     def enter(self, state):
         """Move the model."""
-        self.expected.append((self.state, state))
+        if state is not self.state:
+            self.expected.append((self.state, state))
         self.state, self.good = state, 0
         self.stale += self.held
         self.held = []
-        if state is OPEN:
-            self.opened += 1
-            self.until = self.clock.now + min(4.0 * 2 ** (self.opened - 1), 20.0)
-        elif state is CLOSED:
+        self.opened += state is OPEN
+        self.until = self.clock.now + min(4.0 * 2 ** (self.opened - 1), 20.0)
+        if state is CLOSED:
             self.opened = 0
             self.outcomes.clear()
 
@@ -430,8 +651,9 @@ class Model(RuleBasedStateMachine):
     @rule()
     def ask(self):
         """Ask for a call."""
-        if self.state is OPEN and self.clock.now >= self.until:
-            self.enter(HALF_OPEN)
+        nobody_may = self.state is OPEN or (self.state is HALF_OPEN and len(self.held) >= self.permits)
+        if nobody_may and not self.forced and self.clock.now >= self.until:
+            self.enter(HALF_OPEN)  # from open, or again: the probes of before are given up
         allowed = self.state is CLOSED or (self.state is HALF_OPEN and len(self.held) < self.permits)
         permit = self.breaker.try_acquire()
         assert bool(permit) is allowed
@@ -439,29 +661,28 @@ class Model(RuleBasedStateMachine):
             self.held.append(permit)
 
     @precondition(may_report)
-    @rule()
-    def succeed(self):
-        """Report a success."""
-        self.breaker.success(self.held.pop())
+    @rule(good=st.booleans(), duration_s=st.sampled_from([None, 0.5, 1.0]))
+    def end(self, good, duration_s):
+        """Report an outcome, and perhaps how long it took."""
+        (self.breaker.success if good else self.breaker.failure)(self.held.pop(), duration_s=duration_s)
+        slow = duration_s == 1.0
         if self.state is CLOSED:
-            self.outcomes.append(True)
-            return
-        self.good += 1
-        if self.good == self.permits:
-            self.enter(CLOSED)
+            self.outcomes.append((self.clock.now, not good, slow))
+            calls, failures, slow_calls = self.current()
+            too_much = failures / calls >= self.rate or slow_calls / calls >= 0.5
+            if calls >= self.minimum and too_much and not self.forced:
+                self.enter(OPEN)
+        elif slow or not good:
+            self.enter(OPEN)
+        else:
+            self.good += 1
+            if self.good == self.permits:
+                self.enter(CLOSED)
 
-    @precondition(may_report)
-    @rule()
-    def fail(self):
-        """Report a failure."""
-        self.breaker.failure(self.held.pop())
-        if self.state is HALF_OPEN:
-            self.enter(OPEN)
-            return
-        self.outcomes.append(False)
-        known = len(self.outcomes)
-        if known >= self.minimum and self.outcomes.count(False) / known >= self.rate:
-            self.enter(OPEN)
+    def current(self):
+        """Return calls, failures and slow calls in the window; seconds are forgotten in tenths of it, here one."""
+        kept = [o for o in self.outcomes if self.window_s is None or o[0] // 1 > self.clock.now // 1 - 10]
+        return len(kept), sum(failed for _, failed, _ in kept), sum(slow for _, _, slow in kept)
 
     @precondition(may_report)
     @rule()
@@ -485,23 +706,32 @@ class Model(RuleBasedStateMachine):
     def reset(self):
         """Close it by hand."""
         self.breaker.reset()
+        self.forced = False
         if self.state is not CLOSED:
             self.enter(CLOSED)
         self.outcomes.clear()
+
+    @rule(state=st.sampled_from([OPEN, CLOSED]))
+    def force(self, state):
+        """Force it open or closed: nothing moves it until it is reset."""
+        (self.breaker.force_open if state is OPEN else self.breaker.force_closed)()
+        self.forced = True
+        self.enter(state)
 
     @invariant()
     def agree(self):
         """Compare all that can be seen, twice: looking changes nothing."""
         for _ in range(2):
             assert self.breaker.state is self.state
-            left = max(0.0, self.until - self.clock.now) if self.state is OPEN else 0.0
+            left = max(0.0, self.until - self.clock.now, self.forced * math.inf) if self.state is OPEN else 0.0
             assert self.breaker.retry_after_s == pytest.approx(left)
             assert self.moves == self.expected
+            assert self.breaker.is_forced is self.forced
             if self.state is CLOSED:
-                assert self.breaker.failures == self.outcomes.count(False)
+                assert tuple(self.breaker.outcomes) == self.current()
 
 
 class TestModel(Model.TestCase):
     """The breaker does what the model does, over random sequences of calls, outcomes and waits."""
 
-    settings = settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)
+    settings = settings(max_examples=100, stateful_step_count=40, deadline=None, database=None)
