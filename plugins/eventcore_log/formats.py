@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, plain_traceback
 
+from eventcore_log.schemas import SCHEMAS
 from eventcore_log.values import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from eventcore_log.line import Line
+    from eventcore_log.schemas import SchemaName
 
     Format = Callable[[Line], bytes]
 
@@ -35,15 +37,16 @@ _LEFT_OUT = frozenset({"app", "version", "environment", "name", "category", "id"
 _AT_THE_END = ("correlation_id", "trace_id", "span_id")
 
 
-def json_format() -> Format:
-    """Return what renders lines as one JSON object each; NaN and infinities become null."""
-    dumps, with_newline = orjson.dumps, orjson.OPT_APPEND_NEWLINE
+def json_format(schema: SchemaName = "tinyllm") -> Format:
+    """Return what renders lines as one JSON object each, with a schema's names; NaN and infinities become null."""
+    dumps, with_newline, record_of = orjson.dumps, orjson.OPT_APPEND_NEWLINE, SCHEMAS[schema]
 
     def render(line: Line) -> bytes:
+        record = line if record_of is None else record_of(line)
         try:
-            text = dumps(line, repr, with_newline)
+            text = dumps(record, repr, with_newline)
         except TypeError:
-            text = dumps(encodable(line), repr, with_newline)
+            text = dumps(encodable(record), repr, with_newline)
         return text if text.isascii() and b"\x7f" not in text else _safe(text[:-1].decode()).encode() + b"\n"
 
     return render

@@ -1,78 +1,38 @@
-"""The handler of kind ``log``: events as lines on a stream or in a file."""
+"""The handler of kind ``log``: events as lines on a stream or in a file, as OTLP, or for the standard library."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field, field_validator, model_validator
+from typing import TYPE_CHECKING, Any
 
 from eventcore.errors import PartialFailure
-from eventcore.events import Event, Severity
-from eventcore.handler import Handler, HandlerConfig, Sink
+from eventcore.events import Category, Event, Severity
+from eventcore.handler import Handler, Sink
+from eventcore.vocabulary import LogRecord
+from eventcore_log.config import NO_FILES, STREAMS, LogConfig
+from eventcore_log.files import FileOutput, Rotation
 from eventcore_log.formats import console_format, json_format
 from eventcore_log.lines import Lines
-from eventcore_log.outputs import FileOutput, Output, Shortfall, StreamOutput
+from eventcore_log.outputs import Output, Shortfall, StreamOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from eventcore.emitter import Emitter
     from eventcore.envelope import Envelope
+    from eventcore_log.levels import Levels
+    from eventcore_log.line import Line
+    from eventcore_log.otlp import OtlpOutput
 
 __all__ = ["LogConfig", "LogHandler"]
-
-
-_ALIASES = {"sample_rate": "sampling", "hash_based": "sampling_by"}
-_BY = {"true": "trace", "1": "trace", "false": "random", "0": "random"}
-
-
-class LogConfig(HandlerConfig):
-    """Options of a log handler.
-
-    Sampling has the names of the TinyLLM guide too: ``sample_rate`` is ``sampling``, ``hash_based = true`` is
-    ``sampling_by = "trace"``; ``max_per_second`` is the same in both.
-    """
-
-    format: Literal["console", "json"] = Field(
-        "console", description="Lines for people ('console'), or one JSON object per line ('json')."
-    )
-    output: str = Field(
-        "stderr",
-        min_length=1,
-        description="'stderr', 'stdout', or the path of a file to append to; missing folders are made.",
-    )
-    min_severity: Severity = Field(Severity.INFO, description="Nothing below this severity.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _names_of_the_guide(cls, options: Any) -> Any:
-        if not isinstance(options, Mapping):
-            return options
-        options = dict(options)
-        for alias, name in _ALIASES.items():
-            if alias in options:
-                if name in options:
-                    raise ValueError(f"{alias!r} and {name!r} are two names of one option; give one of them")
-                options[name] = options.pop(alias)
-                if alias == "hash_based":
-                    options[name] = _BY.get(str(options[name]).lower(), options[name])
-        return options
-
-    @field_validator("output", mode="before")
-    @classmethod
-    def _path_as_text(cls, value: Any) -> Any:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 class LogHandler(Handler):
     """Writes a line per event, one per element for batches, and one more at the start of operations that ask for it.
 
     ``console`` lines are written in the caller unless the configuration says otherwise, so that they do not reorder
-    with ``print``; ``json`` lines by a worker.
+    with ``print``; ``json`` lines and OTLP records by a worker.
     """
 
     Config = LogConfig
@@ -82,18 +42,32 @@ class LogHandler(Handler):
 
     def __init__(self, config: LogConfig | None = None, **options: Any) -> None:
         super().__init__(config, **options)
-        is_console = self.config.format == "console"
-        self.delivery = "inline" if is_console else "queued"  # type: ignore[misc]  # here the format decides
+        is_console = self.config.format == "console" and self.config.output != "otlp"
+        self.delivery = "inline" if is_console else "queued"  # type: ignore[misc]  # here the options decide
+        self.wants_thread = self.config.format == "json" and self.config.schema_ in {"moe", "ecs"}
+        self.below_level = 0
+        """Lines of loggers that were not written because their logger's level is higher."""
+        self._has_levels = bool(self.config.levels)
+        self._of_logger: dict[str, Severity] = {}
 
     def attached(self, emitter: Emitter) -> None:
         """Open the output; ConfigurationError where it cannot be written."""
         super().attached(emitter)
         self._lines = Lines(emitter.resource)
-        self._output = self._open()
-        if self.config.format == "json":
-            self._render = json_format()
-        else:
-            self._render = console_format(colors=_wants_colors(self._output))
+        self._otlp: OtlpOutput | None = None
+        self._output: Output
+        self._items: Callable[[Envelope], list[bytes]]
+        output = self.config.output
+        if output == "otlp":
+            from eventcore_log.otlp import OtlpOutput, log_record
+
+            self._output = self._otlp = OtlpOutput(self.config, emitter.resource)
+            self._items = lambda envelope: [log_record(envelope, line) for line in self._lines.of(envelope)]
+            return
+        self._output = StreamOutput(output) if output in STREAMS else self._file(emitter)
+        render = self._renderer(colors=_wants_colors(self._output))
+        lines_of = self._lines_with_thread if self.wants_thread else self._lines.of
+        self._items = lambda envelope: [render(line) for line in lines_of(envelope)]
 
     def start_sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - the base's
         """Take the start of operations whose type has a message for it."""
@@ -101,23 +75,25 @@ class LogHandler(Handler):
 
     def handle(self, envelope: Envelope) -> None:
         """Write the envelope's line or lines."""
-        self._output.write(self._text(envelope))
+        if not self._has_levels or self._is_shown(envelope):
+            self._output.write(self._items(envelope))
 
     def handle_batch(self, envelopes: Sequence[Envelope]) -> None:
         """Write the lines of a batch at once."""
-        texts: list[bytes] = []
+        items: list[bytes] = []
+        ends: list[int] = []  # of each envelope's items
         failed: dict[int, Exception] = {}
         for index, envelope in enumerate(envelopes):
             try:
-                texts.append(self._text(envelope))
+                if not self._has_levels or self._is_shown(envelope):
+                    items += self._items(envelope)
             except Exception as error:  # noqa: BLE001 - one envelope that makes no line must not cost the others theirs
                 failed[index] = error
-                texts.append(b"")
+            ends.append(len(items))
         try:
-            self._output.write(b"".join(texts))
+            self._output.write(items)
         except Shortfall as error:
-            ends = enumerate(accumulate(map(len, texts)))
-            failed.update({index: error for index, end in ends if end > error.written})
+            failed.update({index: error for index, end in enumerate(ends) if end > error.written})
         if failed:
             raise PartialFailure(failed, next(iter(failed.values())))
 
@@ -125,14 +101,84 @@ class LogHandler(Handler):
         """Pass on what the stream holds back."""
         self._output.flush()
 
+    def closing(self) -> None:
+        """Give up waiting for an OTLP receiver in time for what else waits."""
+        if self._otlp is not None:
+            self._otlp.hurry(self.emitter.shutdown_timeout_s / 2)
+
     def close(self) -> None:
-        """Flush a stream, close a file."""
+        """Flush a stream, close a file or a connection."""
         self._output.close()
 
+    def _lines_with_thread(self, envelope: Envelope) -> list[Line]:
+        lines = self._lines.of(envelope)
+        for line in lines:
+            line.thread = getattr(envelope, "thread", None)  # not there in what comes from a journal
+        return lines
+
+    # -- levels ------------------------------------------------------------------------------------------------------
+
+    @property
+    def levels(self) -> Levels:
+        """From which severity on events are shown: in general, by category, by name."""
+        return self.config.severities
+
+    def set_level(
+        self, level: Severity | str | None, *, name: str | None = None, category: Category | str | None = None
+    ) -> None:
+        """Show events from ``level`` on, as of now: all, or those of a ``name`` or ``category``.
+
+        A name is an event's or a logger's, and speaks of all below it too, or it is a glob. None takes back what was
+        said of a name or category. ValueError for a level or category that there is not, or for None without either.
+        """
+        severity = None if level is None else Severity.parse(level)
+        if name is not None and category is not None:
+            raise ValueError("a level is set for a name or for a category, not for both at once")
+        levels = self.levels
+        if name is not None:
+            levels = levels.with_name(name, severity)
+        elif category is not None:
+            levels = levels.with_category(Category.parse(category), severity)
+        elif severity is not None:
+            levels = levels.with_general(severity)
+        else:
+            raise ValueError("None takes back the level of a name or a category; which one?")
+        self.config = self.config.model_copy(
+            update={
+                "min_severity": levels.general,
+                "levels": dict(levels.by_name),
+                "category_levels": dict(levels.by_category),
+            }
+        )
+        self._of_logger = {}
+        self._has_levels = bool(levels.by_name)
+        if self.name:
+            self.emitter.recompile()
+
+    def _is_shown(self, envelope: Envelope) -> bool:
+        """Whether a logger's level lets its line pass; of all else the routes know it."""
+        event = envelope.event
+        if not isinstance(event, LogRecord):
+            return True
+        least = self._of_logger.get(event.logger_name)
+        if least is None:
+            least = self.levels.of(envelope.category, envelope.name, event.logger_name)
+            if len(self._of_logger) < MAX_LOGGERS:
+                self._of_logger[event.logger_name] = least
+        if envelope.severity >= least:
+            return True
+        self.below_level += 1
+        return False
+
+    # -- what it says of itself ----------------------------------------------------------------------------------------
+
     def describe(self) -> dict[str, Any]:
-        """Return format and output (a path is absolute)."""
+        """Return format and output (a path is absolute), and how many lines were below their logger's level."""
         output = self.config.output
-        return {"format": self.config.format, "output": output if output in _STREAMS else str(_path(output))}
+        if self._otlp is not None:
+            return {"output": output, **self._otlp.describe()}
+        shown = {"format": self.config.format, "output": output if output in NO_FILES else str(_path(output))}
+        return {**shown, "below_level": self.below_level} if self.config.levels else shown
 
     def inspect(self) -> dict[str, Any]:
         """Return the same, and what an event passes on its way to a line."""
@@ -140,19 +186,23 @@ class LogHandler(Handler):
 
     def preview(self, envelope: Envelope) -> str:
         """Return the envelope's line or lines, without colours."""
-        render = json_format() if self.config.format == "json" else console_format(colors=False)
+        render = self._renderer(colors=False)
         return b"".join(map(render, Lines(self.emitter.resource).of(envelope))).decode().removesuffix("\n")
 
-    def _text(self, envelope: Envelope) -> bytes:
-        lines = self._lines.of(envelope)
-        return self._render(lines[0]) if len(lines) == 1 else b"".join(map(self._render, lines))
+    # -- opening -------------------------------------------------------------------------------------------------------
 
-    def _open(self) -> Output:
-        output = self.config.output
-        return StreamOutput(output) if output in _STREAMS else FileOutput(_path(output))
+    def _renderer(self, *, colors: bool) -> Callable[[Line], bytes]:
+        return json_format(self.config.schema_) if self.config.format == "json" else console_format(colors=colors)
+
+    def _file(self, emitter: Emitter) -> FileOutput:
+        config = self.config
+        is_rotating = config.max_bytes is not None or config.rotate_every_s is not None
+        rotation = Rotation(config.max_bytes, config.rotate_every_s, config.backups) if is_rotating else None
+        return FileOutput(_path(config.output), rotation, time_ns=emitter.time_ns)
 
 
-_STREAMS = ("stderr", "stdout")
+MAX_LOGGERS = 10_000
+"""Loggers whose level is remembered; that of others is looked up for each line."""
 
 
 def _path(output: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from eventcore.redaction import REDACTED, scrub_text
 from eventcore_log.values import NUMBERS, is_numeric_array, plain, scrubbed
@@ -10,7 +10,7 @@ from eventcore_log.values import NUMBERS, is_numeric_array, plain, scrubbed
 if TYPE_CHECKING:
     from eventcore.operation import LiveOperation
 
-__all__ = ["RESERVED", "RESERVED_BY_OPERATIONS", "Line", "Texts", "put", "put_error", "scrub"]
+__all__ = ["RESERVED", "RESERVED_BY_OPERATIONS", "Line", "OperationLine", "Texts", "put", "put_error", "scrub"]
 
 _NONE: frozenset[str] = frozenset()
 
@@ -18,12 +18,16 @@ _NONE: frozenset[str] = frozenset()
 class Line(dict[str, Any]):
     """What one line shows, by name and in order.
 
-    ``said`` are the fields whose values its message shows already, ``redacted`` those that held secrets; most lines
-    have neither, so they stay on the class.
+    ``said`` are the fields whose values its message shows already, ``redacted`` those that held secrets; what most
+    lines do not have stays on the class.
     """
 
     said: frozenset[str] = _NONE
     redacted: tuple[str, ...] = ()
+    reserved: ClassVar[frozenset[str]]
+    """Names in it that are ours, not the payload's."""
+    thread: str | None = None
+    """The name of the thread that emitted, where somebody asked for it."""
 
 
 RESERVED = frozenset(
@@ -53,6 +57,15 @@ RESERVED = frozenset(
 
 RESERVED_BY_OPERATIONS = RESERVED | {"duration_ms", "error_type", "exception", "outcome"}
 """The same, for the fields of operations."""
+
+Line.reserved = RESERVED
+
+
+class OperationLine(Line):
+    """A line about an operation."""
+
+    reserved = RESERVED_BY_OPERATIONS
+
 
 Texts = list[tuple[dict[str, Any], str]]
 """Where the free texts of one line stand that must be searched: in which dictionary, under which key."""

@@ -79,7 +79,7 @@ class Lines:
         """Return one line; written for speed, as each operation has one: what is known of a type is in its shape."""
         scope, span = envelope.scope, envelope.span
         head = shape.heads.get((envelope.severity, outcome)) or shape.head(envelope.severity, outcome)
-        line = Line(head.fields)
+        line = shape.line_type(head.fields)
         texts: Texts = []
         if head.template is not None:
             shape.put_message(line, texts, head.template, envelope, payload, is_searched=is_searched)

@@ -1,32 +1,29 @@
-"""Where text goes: a standard stream, or a file that is appended to."""
+"""Where lines go: what every output does, and the standard streams."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Protocol
 
-from eventcore.errors import ConfigurationError
-
 if TYPE_CHECKING:
-    import io
-    from pathlib import Path
+    from collections.abc import Sequence
 
-__all__ = ["FileOutput", "Output", "Shortfall", "StreamOutput"]
+__all__ = ["Output", "Shortfall", "StreamOutput"]
 
 
 class Shortfall(OSError):
-    """Only the first ``written`` bytes reached the file."""
+    """Only the first ``written`` items got where they should."""
 
-    def __init__(self, written: int, cause: OSError) -> None:
+    def __init__(self, written: int, cause: Exception) -> None:
         super().__init__(*cause.args)
         self.written = written
 
 
 class Output(Protocol):
-    """Takes the text of whole lines, in UTF-8."""
+    """Takes items, each one line or record as bytes."""
 
-    def write(self, text: bytes) -> None:
-        """Write and flush; raise OSError or ValueError where that is impossible."""
+    def write(self, items: Sequence[bytes]) -> None:
+        """Write and flush; raise where that is impossible (Shortfall: for some of them)."""
 
     def flush(self) -> None:
         """Pass on what is held back."""
@@ -45,16 +42,17 @@ class StreamOutput:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def write(self, text: bytes) -> None:
+    def write(self, items: Sequence[bytes]) -> None:
         """Write and flush, as one call; characters that the stream's encoding lacks are escaped."""
         stream = getattr(sys, self._name)
         if stream is None:
             raise OSError(f"this process has no sys.{self._name}; let the log's output be a file")
+        text = b"".join(items).decode()
         try:
-            stream.write(text.decode())
+            stream.write(text)
         except UnicodeEncodeError:
             encoding = stream.encoding
-            stream.write(text.decode().encode(encoding, "backslashreplace").decode(encoding))
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
 
     def flush(self) -> None:
@@ -75,45 +73,3 @@ class StreamOutput:
 
     def __repr__(self) -> str:
         return f"<{self._name}>"
-
-
-class FileOutput:
-    """A file, opened for appending and unbuffered: what was written survives the process."""
-
-    is_tty = False
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._is_torn = False
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: io.FileIO = path.open("ab", buffering=0)
-        except OSError as error:
-            raise ConfigurationError(
-                f"output {str(path)!r} cannot be written: {error.strerror or error}; "
-                "name a file in a folder that this user may write to, or 'stderr' or 'stdout'"
-            ) from error
-
-    def write(self, text: bytes) -> None:
-        """Append, by one system call unless the disk is full; Shortfall says how much was written before an error."""
-        prefix = b"\n" if self._is_torn else b""  # keep half a line apart from what follows
-        rest = memoryview(prefix + text)
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            written = max(0, len(text) - len(rest))
-            if len(rest) <= len(text):
-                self._is_torn = bool(written) and text[written - 1] != ord("\n")
-            raise Shortfall(written, error) from error
-        self._is_torn = False
-
-    def flush(self) -> None:
-        """Do nothing: nothing is held back."""
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __repr__(self) -> str:
-        return f"<file {self._path}>"

@@ -12,13 +12,13 @@ from pydantic import BaseModel
 from eventcore.fields import unset
 from eventcore.redaction import REDACTED
 from eventcore.vocabulary import AdHocEvent, AdHocOperation, LogRecord
-from eventcore_log.line import RESERVED, RESERVED_BY_OPERATIONS, put
+from eventcore_log.line import Line, OperationLine, put
 from eventcore_log.values import NUMBERS, TEXT_AND_NUMBERS, is_secret, plain, scrubbed
 
 if TYPE_CHECKING:
     from eventcore.envelope import Envelope
     from eventcore.events import Event, Severity
-    from eventcore_log.line import Line, Texts
+    from eventcore_log.line import Texts
 
 __all__ = ["START", "Head", "Shape", "Template"]
 
@@ -69,6 +69,7 @@ class Shape:
         "each",
         "heads",
         "is_start_only",
+        "line_type",
         "logger",
         "quick",
         "quick_searched",
@@ -80,7 +81,8 @@ class Shape:
         self.each = spec.each
         self.is_start_only = spec.start_message is not None and spec.message is None
         self.heads: dict[tuple[Severity, str | None], Head] = {}
-        self._reserved = RESERVED_BY_OPERATIONS if spec.is_operation else RESERVED
+        self.line_type = OperationLine if spec.is_operation else Line
+        self._reserved = self.line_type.reserved
         self._open: str | None = None  # the field that holds what was given without a class; its items stand flat
         shown = {key: key for key in spec.fields}
         if issubclass(event_type, LogRecord):

@@ -7,6 +7,7 @@ more. So the emit path takes no lock, and a compiled decision never carries anyt
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from eventcore.errors import ConfigurationError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from eventcore.delivery import Queue
+    from eventcore.envelope import Envelope
     from eventcore.handler import Handler, Sink
     from eventcore.isolation import Quarantine
 
@@ -113,7 +115,9 @@ class Routes(dict[tuple[type[Event], Any], Route]):
         self[key] = route
         return route
 
-    def _compile(self, event_type: type[Event], severity: Severity, phase: str) -> Route:
+    def _compile(  # noqa: C901 - a decision, read in one piece
+        self, event_type: type[Event], severity: Severity, phase: str
+    ) -> Route:
         spec = event_type.__event__
         sinks: list[tuple[Sink, Attachment]] = []
         accepted, sampling, filtered, derived = [], [], [], []
@@ -134,6 +138,8 @@ class Routes(dict[tuple[type[Event], Any], Route]):
                 redact = redact or bool(spec.sensitive)
                 if is_watching:
                     sink = attachment.quarantine.watch(sink)
+            if attachment.handler.wants_thread:
+                sink = _noting_thread(sink)
             takes = attachment.sampler.takes(severity)
             if takes is not None:
                 sampling.append(attachment.name)
@@ -170,6 +176,14 @@ class Routes(dict[tuple[type[Event], Any], Route]):
         """Return a sink that counts what comes after an inline handler was closed."""
         count, name = self._ledger.count, attachment.name
         return lambda envelope: count(name, envelope.name, envelope.phase, "shutdown")
+
+
+def _noting_thread(sink: Sink) -> Sink:
+    def noted(envelope: Envelope) -> None:
+        envelope.thread = threading.current_thread().name
+        sink(envelope)
+
+    return noted
 
 
 class Wanted(dict[type[Event], bool]):

@@ -115,7 +115,7 @@ class Emitter:
         self._per_thread = self._ledger.per_thread
         self.emit_times = EmitTimes(self._ledger)
         self.durability = Durability(self._ledger, self.catalog, journal, self._report)
-        self._attachments = Attachments(self, self._ledger, self._recompile, self._report)
+        self._attachments = Attachments(self, self._ledger, self.recompile, self._report)
         self._closing = Closing(self, self._attachments)
         self._routes = Routes((), self._ledger)
         self._wanted = Wanted(self._routes)
@@ -359,6 +359,12 @@ class Emitter:
                 self._routes[event_type, None]
 
     @property
+    def is_handling(self) -> bool:
+        """Whether this thread is inside a handler: what it logs or emits now is a handler's doing."""
+        cells = self._per_thread.cells
+        return cells.handling is not None or cells.depth > 0
+
+    @property
     def is_enabled(self) -> bool:
         """Whether events are taken at all; set it to False to silence this emitter."""
         return self._enabled
@@ -366,9 +372,10 @@ class Emitter:
     @is_enabled.setter
     def is_enabled(self, value: bool) -> None:
         self._enabled = value
-        self._recompile()
+        self.recompile()
 
-    def _recompile(self) -> None:
+    def recompile(self) -> None:
+        """Ask every handler anew what it wants (called by one that has changed its mind)."""
         with self._attachments.changing:
             ratios = [getattr(a.handler, "sampling_ratio", None) for a in self._attachments.all]
             self.trace_bound = int(max((r for r in ratios if r is not None), default=0.0) * (1 << 64))

@@ -49,8 +49,11 @@ class Envelope:
         "severity",
         "span",
         "tags",
+        "thread",
         "time_ns",
     )
+    thread: str
+    """The name of the thread that emitted it; only there where a handler has ``wants_thread``."""
 
     def __init__(  # noqa: PLR0917 - made once per emit
         self,

@@ -62,8 +62,9 @@ def explain(emitter: Emitter, name: str, severity: Severity | str | None = None)
 def stopped_by(config: HandlerConfig, spec: EventSpec, severity: Severity) -> dict[str, str]:
     """Return the clauses of a filter that stop events of this type and severity, each with the reason."""
     clauses: dict[str, str] = {}
-    if severity < config.min_severity:
-        clauses["min_severity"] = f"{severity.name.lower()} is below {config.min_severity.name.lower()}"
+    least = config.least_severity(spec)
+    if severity < least:
+        clauses["min_severity"] = f"{severity.name.lower()} is below {least.name.lower()}"
     if config.categories is not None and spec.category not in config.categories:
         clauses["categories"] = f"{spec.category.value!r} is not among {_quoted(c.value for c in config.categories)}"
     if not any(fnmatchcase(spec.name, glob) for glob in config.events):
@@ -84,7 +85,7 @@ def _passed(config: HandlerConfig, spec: EventSpec, severity: Severity) -> dict[
         passed["exclude"] = f"matches none of {_quoted(config.exclude)}"
     if config.categories is not None:
         passed["categories"] = spec.category.value
-    passed["min_severity"] = f"{severity.name.lower()} is not below {config.min_severity.name.lower()}"
+    passed["min_severity"] = f"{severity.name.lower()} is not below {config.least_severity(spec).name.lower()}"
     return passed
 
 

@@ -66,10 +66,14 @@ class HandlerConfig(BaseModel):
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    def least_severity(self, spec: EventSpec) -> Severity:  # noqa: ARG002 - for overriding
+        """Return the severity from which on events of this type pass: the same for all, unless a kind knows better."""
+        return self.min_severity
+
     def admits(self, spec: EventSpec, severity: Severity) -> bool:
         """Whether the filter lets events of this type and severity through (sampling aside)."""
         return (
-            severity >= self.min_severity
+            severity >= self.least_severity(spec)
             and (self.categories is None or spec.category in self.categories)
             and any(fnmatchcase(spec.name, glob) for glob in self.events)
             and not any(fnmatchcase(spec.name, glob) for glob in self.exclude)
@@ -87,6 +91,8 @@ class Handler:
     Config: ClassVar[type[HandlerConfig]] = HandlerConfig
     delivery: ClassVar[Literal["inline", "queued", "durable"]] = "queued"
     kind: ClassVar[str] = ""
+    wants_thread = False
+    """Whether envelopes shall carry the name of the emitting thread, which is asked for in the caller (0.1 µs)."""
 
     config: HandlerConfig
     name: str = ""
