@@ -147,6 +147,12 @@ class Emitter:
             if began:
                 self.emit_times.add(self.monotonic_ns() - began)
 
+    def replay(self, envelope: Envelope) -> None:
+        """Hand an envelope that was made elsewhere, such as from a file, to every handler that wants its event."""
+        route = self._routes[envelope.event.__class__, envelope.severity]
+        if route.sinks:
+            self._deliver(route, envelope)
+
     async def emit_durable(
         self, event: Event, *, severity: Severity | str | None = None, tags: Sequence[str] = ()
     ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typer
 
-from eventcore.cli import catalog, debug, explain, handlers, health
+from eventcore.cli import catalog, debug, explain, handlers, health, metrics
 from eventcore.cli.contributed import Commands
 
 __all__ = ["app"]
@@ -26,4 +26,5 @@ app.command("handlers")(handlers.handlers)
 app.command("catalog")(catalog.catalog)
 app.command("explain")(explain.explain)
 app.command("health")(health.health)
+app.command("metrics")(metrics.metrics)
 app.add_typer(debug.app, name="debug")

@@ -19,7 +19,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["AsJson", "fail", "say", "say_about", "say_json", "say_table"]
+__all__ = ["AsJson", "fail", "note", "say", "say_about", "say_json", "say_table"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; keys may be added, none is renamed or removed.")]
 
@@ -66,6 +66,11 @@ def fail(error: object, code: int = 2) -> NoReturn:
     """Print one error and end: 2 where there is no answer, 1 for a bad one."""
     _console(stderr=True).print(Text(printable(f"error: {error}"), style="red"), soft_wrap=True)
     raise typer.Exit(code)
+
+
+def note(text: str) -> None:
+    """Print a remark on stderr, beside an answer that others read."""
+    _console(stderr=True).print(Text(printable(text)), soft_wrap=True)
 
 
 def printable(text: str) -> str:

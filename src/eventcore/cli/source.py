@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from eventcore.emitter import Emitter
 
-__all__ = ["Config", "Import", "Source", "Url", "say_source", "source_of"]
+__all__ = ["Config", "Import", "Source", "Url", "import_module", "say_source", "source_of"]
 
 Url = Annotated[
     str | None,
@@ -192,6 +192,7 @@ def _settings(origin: dict[str, Any] | None) -> str:
 
 
 def import_module(module: str) -> None:
+    """Import a module of the working directory or of the path; EventCoreError names the option."""
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
