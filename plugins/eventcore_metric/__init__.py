@@ -27,8 +27,8 @@ def eventcore_handlers() -> dict[str, str]:
 
 @hookimpl
 def eventcore_events() -> list[str]:
-    """Return the event that warns of a metric at its limit."""
-    return ["eventcore_metric.events:SeriesOverflow"]
+    """Return the events that warn of a metric at its limit, and of an export that fails."""
+    return ["eventcore_metric.events:SeriesOverflow", "eventcore_metric.events:ExportChanged"]
 
 
 @hookimpl

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import eventcore as ec
 
-__all__ = ["SeriesOverflow"]
+__all__ = ["ExportChanged", "SeriesOverflow"]
 
 
 class SeriesOverflow(
@@ -19,3 +21,17 @@ class SeriesOverflow(
     handler: str
     metric: str
     limit: int
+
+
+class ExportChanged(
+    ec.Event,
+    name="eventcore.metric_export",
+    category=ec.Category.INTEGRATION,
+    severity=ec.Severity.WARNING,
+    message="handler {handler}: pushing metrics {what}: {reason}",
+):
+    """Pushing metrics has begun to fail, or works again; emitted at the change, not for every export."""
+
+    handler: str
+    what: Annotated[Literal["failed", "recovered"], ec.Label]
+    reason: str

@@ -70,16 +70,23 @@ def _count(instrument: Instrument, spec: EventSpec, family: CounterFamily) -> Fo
     series_of = _series_of(instrument, spec, family)
     if instrument.value is not None:
         return _add(family, series_of, _value_of(instrument, spec, family))
+    has_exemplars, all_traces = family.exemplars != "always_off", family.exemplars == "always_on"
 
     def count(envelope: Envelope, fields: Mapping[str, Any]) -> None:
         series = series_of(envelope, fields)
         if series is not None:
             series.value += 1
+            if has_exemplars:
+                trace = envelope.span or envelope.scope
+                if trace.sampled or all_traces:
+                    series.remember(trace, 1.0, envelope.time_ns)
 
     return count
 
 
 def _add(family: CounterFamily, series_of: SeriesOf[Number], value_of: ValueOf) -> Fold:
+    has_exemplars, all_traces = family.exemplars != "always_off", family.exemplars == "always_on"
+
     def add(envelope: Envelope, fields: Mapping[str, Any]) -> None:
         value = value_of(envelope, fields)
         if value is None:
@@ -90,6 +97,10 @@ def _add(family: CounterFamily, series_of: SeriesOf[Number], value_of: ValueOf) 
         series = series_of(envelope, fields)
         if series is not None:
             series.value += value
+            if has_exemplars:
+                trace = envelope.span or envelope.scope
+                if trace.sampled or all_traces:
+                    series.remember(trace, value, envelope.time_ns)
 
     return add
 
@@ -108,6 +119,7 @@ def _set(series_of: SeriesOf[Number], value_of: ValueOf) -> Fold:
 
 def _observe(family: HistogramFamily, series_of: SeriesOf[Distribution], value_of: ValueOf) -> Fold:
     bounds = family.bounds
+    has_exemplars, all_traces = family.exemplars != "always_off", family.exemplars == "always_on"
 
     def observe(envelope: Envelope, fields: Mapping[str, Any]) -> None:
         value = value_of(envelope, fields)
@@ -115,8 +127,13 @@ def _observe(family: HistogramFamily, series_of: SeriesOf[Distribution], value_o
             return
         series = series_of(envelope, fields)
         if series is not None:
-            series.counts[bisect_left(bounds, value)] += 1
+            bucket = bisect_left(bounds, value)
+            series.counts[bucket] += 1
             series.sum += value
+            if has_exemplars:
+                trace = envelope.span or envelope.scope
+                if trace.sampled or all_traces:
+                    series.remember(trace, bucket, value, envelope.time_ns)
 
     return observe
 

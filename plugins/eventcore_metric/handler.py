@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from weakref import WeakKeyDictionary, WeakSet
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -21,8 +21,10 @@ from eventcore_metric.events import SeriesOverflow
 from eventcore_metric.folding import folds_of
 from eventcore_metric.process import host_readings, process_readings
 from eventcore_metric.prometheus import exposition, sample_value, samples_text
+from eventcore_metric.pushing import Pusher
 from eventcore_metric.recorded import Recorded
-from eventcore_metric.series import MEMORY, family_of, label_text
+from eventcore_metric.series import MEMORY, ExemplarFilter, family_of, label_text
+from eventcore_otlp import OtlpOptions, environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,8 +50,19 @@ _from_packs: WeakKeyDictionary[Catalog, set[str]] = WeakKeyDictionary()
 """Names of the instruments that packs of metric handlers brought into a catalog, as against those given in code."""
 
 
+Exporter = Literal["prometheus", "otlp", "none"]
+
+DEFAULT_INTERVAL_S = 60.0
+
+
+def _exporters_of_variable() -> tuple[Exporter, ...]:
+    named = (environment.text("OTEL_METRICS_EXPORTER") or "").lower().replace(" ", "").split(",")
+    found: tuple[Exporter, ...] = tuple(name for name in get_args(Exporter) if name in named)
+    return found if found and (found == ("none",) or "none" not in found) else ("prometheus",)
+
+
 class MetricHandler(Handler):
-    """Turns the instruments given in code, and those of its packs, into Prometheus series.
+    """Turns the instruments given in code, and those of its packs, into series, for Prometheus and OTLP.
 
     Instruments are compiled when the handler is attached; types that none of them observes never reach it. Values are
     folded by the handler's worker alone, so delivery is always queued.
@@ -58,15 +71,32 @@ class MetricHandler(Handler):
     kind: ClassVar[str] = "metric"
     delivery: ClassVar[Literal["inline", "queued"]] = "queued"
 
-    class Config(HandlerConfig):
-        """Options of the metric handler."""
+    class Config(OtlpOptions, HandlerConfig):
+        """Options of the metric handler; ``endpoint`` and what belongs to it are those of the exporter ``otlp``."""
 
-        exporter: Literal["prometheus", "none"] = Field(
-            "prometheus", description="'prometheus' shows the series at /metrics; 'none' switches the handler off."
+        exporter: tuple[Exporter, ...] = Field(
+            default_factory=_exporters_of_variable,
+            description="'prometheus' shows the series at /metrics, 'otlp' pushes them, 'none' switches the handler "
+            "off; one or several. OTEL_METRICS_EXPORTER when not given, else 'prometheus'.",
+        )
+        interval_s: float | None = Field(
+            None,
+            gt=0,
+            description="How often 'otlp' pushes; OTEL_METRIC_EXPORT_INTERVAL (milliseconds) when not given, else 60.",
+        )
+        temporality: Literal["cumulative", "delta"] | None = Field(
+            None,
+            description="Whether 'otlp' pushes totals or what was added since the last push; "
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE when not given, else totals.",
         )
         packs: tuple[str, ...] = Field((), description="Metric packs, whose instruments join those given in code.")
         max_series: int = Field(
             MAX_SERIES, ge=1, description="Series per metric; further label values are counted in one series 'other'."
+        )
+        exemplars: ExemplarFilter | None = Field(
+            None,
+            description="Which observations are kept with their trace id: those of sampled traces, of all traces, or "
+            "none; OTEL_METRICS_EXEMPLAR_FILTER when not given, else sampled ones.",
         )
         process: bool = Field(
             default=True, description="Show CPU time, memory, threads and file descriptors of the process."
@@ -75,6 +105,14 @@ class MetricHandler(Handler):
         disks: tuple[str, ...] = Field(("/",), description="Paths whose file systems are shown with 'host'.")
         delivery: Literal["queued"] | None = Field(None, description="Always by a worker of its own.")
         queue_size: int = Field(100_000, ge=1, description="Envelopes that may wait in the queue.")
+
+        @field_validator("exporter", mode="before")
+        @classmethod
+        def _known_exporters(cls, value: Any) -> Any:
+            given = (value,) if isinstance(value, str) else tuple(value)
+            if not given or not set(given) <= set(get_args(Exporter)) or ("none" in given and len(given) > 1):
+                raise ValueError("expected 'prometheus', 'otlp', both in a list, or 'none'")
+            return tuple(dict.fromkeys(given))
 
         @field_validator("sampling", "max_per_second")
         @classmethod
@@ -94,6 +132,7 @@ class MetricHandler(Handler):
         self._store: Store = MEMORY
         self._account: BusAccount | None = None
         self._compiled: tuple[tuple[Instrument, AnyFamily], ...] = ()
+        self._pusher: Pusher | None = None
         self._by_hand: tuple[Recorded, ...] = ()
         self._starts: dict[type[Event], tuple[Fold, ...]] = {}
         self._ends: dict[type[Event], tuple[Fold, ...]] = {}
@@ -109,19 +148,37 @@ class MetricHandler(Handler):
     def attached(self, emitter: Emitter) -> None:
         """Compile the instruments. ConfigurationError: no such pack, or two metrics that would share series names."""
         self.rehearsed(emitter)
-        if self.config.exporter == "none":
+        if "none" in self.config.exporter:
             return
         by_hand.record(self, MetricHandler._record)
         _ATTACHED.add(self)
         self._account = BusAccount(emitter, self.config.max_series)
         self._emitter = emitter
         emitter.timed_mask = TIMED_MASK
+        if "otlp" in self.config.exporter and not environment.flag("OTEL_SDK_DISABLED"):
+            self._pusher = self._started_pusher(emitter)
+
+    def _started_pusher(self, emitter: Emitter) -> Pusher:
+        config = self.config
+        preference = environment.choice(
+            ("cumulative", "delta", "lowmemory"), "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
+        )
+        return Pusher(
+            self.name,
+            emitter,
+            self.read,
+            config.open("metrics"),
+            interval_s=config.interval_s
+            or environment.milliseconds("OTEL_METRIC_EXPORT_INTERVAL")
+            or DEFAULT_INTERVAL_S,
+            is_delta=(config.temporality or preference or "cumulative") != "cumulative",
+        )
 
     def rehearsed(self, emitter: Emitter) -> None:
         """Compile the instruments: that opens nothing."""
         super().attached(emitter)
         instruments = self._instruments(emitter.catalog)
-        if self.config.exporter == "none":
+        if "none" in self.config.exporter:
             return
         self._by_hand = ()
         self._compiled = tuple(
@@ -135,7 +192,9 @@ class MetricHandler(Handler):
             raise ConfigurationError(str(error)) from None
         starts: defaultdict[type[Event], tuple[Fold, ...]] = defaultdict(tuple)
         ends: defaultdict[type[Event], tuple[Fold, ...]] = defaultdict(tuple)
+        chosen = environment.choice(get_args(ExemplarFilter), "OTEL_METRICS_EXEMPLAR_FILTER")
         for instrument, family in self._compiled:
+            family.exemplars = self.config.exemplars or chosen or "trace_based"  # type: ignore[assignment]  # one of these
             family.initialise(instrument)
             for event_type in instrument.types:
                 folds = folds_of(instrument, event_type, family)
@@ -189,9 +248,17 @@ class MetricHandler(Handler):
         if failed:
             raise PartialFailure(failed, next(iter(failed.values())))
 
+    def closing(self) -> None:
+        """Give a push that is under way, and the last one, half of the time there is."""
+        if self._pusher is not None:
+            self._pusher.hurry(self.emitter.shutdown_timeout_s / 2)
+
     def close(self) -> None:
         """Keep the series as they are; they can still be read."""
         by_hand.forget(self, self._by_hand)
+        pusher, self._pusher = self._pusher, None
+        if pusher is not None:
+            pusher.close()
         emitter, self._emitter = self._emitter, None
         if emitter is None or any(isinstance(h, MetricHandler) and h is not self for h in emitter.handlers):
             return
@@ -205,6 +272,8 @@ class MetricHandler(Handler):
             recorded.after_fork()
         if self._account is not None:
             self._account.after_fork()
+        if self._pusher is not None:
+            self._pusher.start()
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -217,9 +286,7 @@ class MetricHandler(Handler):
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
         """Return the exposition and its content type."""
-        shown = exposition(self.read(), accept)
-        self._warn()
-        return shown
+        return exposition(self.read(), accept)
 
     def read(self) -> list[Reading]:
         """Return every metric as it is now: instruments, the bus's account, the limits, the process, the host."""
@@ -231,7 +298,12 @@ class MetricHandler(Handler):
         own += limit_readings(self._families, self._limits)
         own += process_readings() if self.config.process else ()
         own += host_readings(self.config.disks) if self.config.host else ()
+        self._warn()
         return readings + [reading for reading in own if reading.points]
+
+    def push(self) -> bool:
+        """Push everything over OTLP now, not at the next interval; False if there is no such exporter, or it failed."""
+        return self._pusher is not None and self._pusher.push()
 
     @property
     def _limits(self) -> tuple[Limit, ...]:
@@ -275,11 +347,14 @@ class MetricHandler(Handler):
 
     def describe(self) -> dict[str, Any]:
         """Return exporter, packs, and where the series can be read."""
-        facts: dict[str, Any] = {"exporter": self.config.exporter, "packs": self.config.packs, **self.size()}
+        facts: dict[str, Any] = {"exporter": ", ".join(self.config.exporter), "packs": self.config.packs, **self.size()}
         if self._emitter is not None:
             path = next((route.path for route in routes(self._emitter) if route.respond == self._respond), None)
             url = getattr(self._emitter.services.get("http"), "url", None)
-            facts |= {"path": path} | ({"url": f"{url}{path}"} if url and path else {})
+            facts |= {"path": path} if path else {}
+            facts |= {"url": f"{url}{path}"} if url and path else {}
+        if self._pusher is not None:
+            facts["push"] = self._pusher.describe()
         return facts
 
     def preview(self, envelope: Envelope) -> str:
@@ -323,7 +398,7 @@ def routes(emitter: Emitter) -> list[HttpRoute]:
     ``/metrics`` shows the first one attached. Others have the path ``/metrics/<name>``: they may read the same events,
     so one exposition with the series of all would name some twice.
     """
-    handlers = [h for h in emitter.handlers if isinstance(h, MetricHandler) and h.config.exporter == "prometheus"]
+    handlers = [h for h in emitter.handlers if isinstance(h, MetricHandler) and "prometheus" in h.config.exporter]
     return [
         HttpRoute(
             "/metrics" if place == 0 else f"/metrics/{handler.name}",

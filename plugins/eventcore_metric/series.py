@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 from eventcore.exposition import label_sets, label_text, metric_of
 from eventcore.instruments import Codes, Counter, Gauge, Histogram, Instrument
@@ -22,10 +22,24 @@ if TYPE_CHECKING:
     from eventcore.exposition import Metric
     from eventcore_metric.readings import Across
 
-__all__ = ["MEMORY", "Distribution", "Family", "Memory", "Number", "Store", "family_of", "label_text"]
+__all__ = ["MEMORY", "Distribution", "ExemplarFilter", "Family", "Memory", "Number", "Store", "family_of", "label_text"]
+
+ExemplarFilter = Literal["trace_based", "always_on", "always_off"]
 
 MAX_INITIAL_SERIES = 50
 """A metric with at most so many possible label combinations is exported at zero from the start."""
+
+
+EXEMPLAR_INTERVAL_NS = 1_000_000_000
+"""An exemplar is replaced by a newer one not more often; that makes them cost next to nothing."""
+
+
+class Trace(Protocol):
+    """What an observation was made in: an operation, or the scope of an event."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool
 
 
 class Number:
@@ -42,6 +56,12 @@ class Number:
         """When it was set, where that is kept."""
         return 0.0
 
+    def remember(self, trace: Trace, value: float, time_ns: int) -> None:
+        """Keep an observation made in a trace, one per second at most."""
+        known = self.exemplar
+        if trace.trace_id and (known is None or time_ns - known.time_ns >= EXEMPLAR_INTERVAL_NS):
+            self.exemplar = Exemplar(trace.trace_id, trace.span_id, value, time_ns)
+
 
 class Distribution:
     """Observations per bucket (not cumulative; the last one is +Inf) and their sum."""
@@ -52,6 +72,14 @@ class Distribution:
         self.counts: MutableSequence[float] = [0] * (buckets + 1)
         self.sum = 0.0
         self.exemplars: list[Exemplar | None] | None = None
+
+    def remember(self, trace: Trace, bucket: int, value: float, time_ns: int) -> None:
+        """Keep an observation made in a trace, one per bucket and second at most."""
+        if self.exemplars is None:
+            self.exemplars = [None] * len(self.counts)
+        known = self.exemplars[bucket]
+        if trace.trace_id and (known is None or time_ns - known.time_ns >= EXEMPLAR_INTERVAL_NS):
+            self.exemplars[bucket] = Exemplar(trace.trace_id, trace.span_id, value, time_ns)
 
 
 class Store(Protocol):
@@ -82,9 +110,11 @@ class Memory:
         """Set an accumulator to zero."""
         if isinstance(series, Number):
             series.value = 0.0
+            series.exemplar = None
         else:
             series.counts[:] = [0] * len(series.counts)
             series.sum = 0.0
+            series.exemplars = None
 
 
 MEMORY = Memory()
@@ -93,7 +123,12 @@ A = TypeVar("A", bound=Number | Distribution)
 
 
 class Family(ABC, Generic[A]):
-    """One metric: its accumulators by label values, at most ``limit`` of them and one for the overflow."""
+    """One metric: its accumulators by label values, at most ``limit`` of them and one for the overflow.
+
+    ``exemplars`` is OpenTelemetry's filter: which observations may be kept with their trace.
+    """
+
+    exemplars: ExemplarFilter = "trace_based"
 
     def __init__(self, metric: Metric, limit: int, store: Store = MEMORY, across: Across = "sum") -> None:
         self.metric = metric
