@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter, deque
 from contextlib import suppress
+from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar
 
 from eventcore.errors import PartialFailure
@@ -19,13 +20,16 @@ from eventcore.handler import Handler
 from eventcore.timing import BATCH_BOUNDS_S, WAIT_BOUNDS_S, Times
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from eventcore.dispatch import Attachment
     from eventcore.envelope import Envelope
     from eventcore.ledger import Ledger
 
 __all__ = ["Barrier", "Queue", "call_bounded"]
+
+_kind = attrgetter("_event.__class__", "phase")
+"""Type and phase of an envelope that was validated; counted without a line of Python per envelope."""
 
 SLICE_S = 0.001
 """How long a worker goes on before it lets other threads run; a longer slice is felt as a pause by the callers."""
@@ -195,14 +199,13 @@ class Queue:
     def _take(self) -> tuple[list[Envelope], Barrier | None]:
         batch: list[Envelope] = []
         self._in_flight = batch
-        while len(batch) < self._batch_size:
-            try:
-                item = self._items.popleft()
-            except IndexError:
-                break
-            if isinstance(item, Barrier):
-                return batch, item
-            batch.append(item)
+        append, popleft = batch.append, self._items.popleft
+        with suppress(IndexError):
+            for _ in range(self._batch_size):
+                item = popleft()
+                if isinstance(item, Barrier):
+                    return batch, item
+                append(item)
         return batch, None
 
     def _handle(self, batch: list[Envelope]) -> None:
@@ -210,18 +213,18 @@ class Queue:
         quarantine = self._attachment.quarantine
         permit = quarantine.breaker.try_acquire()
         if not permit:
-            self._settle(batch, "quarantined", frozenset())
+            self._settle((), (), quarantined=batch)
             return
         invalid = self._prepare(batch)
         ready = [envelope for envelope in batch if envelope not in invalid] if invalid else batch
         if not ready:
             quarantine.breaker.release(permit)
-            self._settle(invalid, "invalid", frozenset())
+            self._settle((), (), invalid=invalid)
             return
         began = time.perf_counter_ns()
         failed, error = self._each(ready) if self._one_by_one else self._whole(ready)
         self.batch_times.add(time.perf_counter_ns() - began)
-        self._settle(ready, "delivered", failed, invalid)
+        self._settle(ready, failed, invalid=invalid)
         if error is not None:
             quarantine.failed(error, permit)
         else:
@@ -233,6 +236,8 @@ class Queue:
         cells.handling = None
         invalid = []
         for envelope in batch:
+            if envelope.is_redacted:
+                continue
             try:
                 envelope.redact()
             except BaseException:  # noqa: BLE001 - it is our thread: nobody else could use it; counted as invalid
@@ -259,14 +264,18 @@ class Queue:
             return frozenset(range(len(batch))), error
         return frozenset(), None
 
-    def _settle(
-        self, batch: list[Envelope], outcome: str, failed: frozenset[int], invalid: Sequence[Envelope] = ()
-    ) -> None:
+    def _settle(self, handled: Sequence[Envelope], failed: Collection[int], **others: Sequence[Envelope]) -> None:
+        """Count what became of a batch: of those handled the indices that ``failed``, and others by their fate."""
         counts: Counter[tuple[str, str, str]] = Counter()
-        for index, envelope in enumerate(batch):
-            counts[envelope.name, envelope.phase, "failed" if index in failed else outcome] += 1
-        for envelope in invalid:
-            counts[envelope.name, envelope.phase, "invalid"] += 1
+        for (event_type, phase), number in Counter(map(_kind, handled)).items():
+            counts[event_type.__event__.name, phase, "delivered"] = number
+        for index, envelope in enumerate(handled) if failed else ():
+            if index not in failed:
+                continue
+            counts[envelope.name, envelope.phase, "delivered"] -= 1
+            counts[envelope.name, envelope.phase, "failed"] += 1
+        for fate, envelopes in others.items():
+            counts.update((envelope.name, envelope.phase, fate) for envelope in envelopes)
         self._conclude(counts)
 
     def _conclude(self, counts: Counter[tuple[str, str, str]]) -> None:

@@ -64,7 +64,7 @@ class Attachment:
 class Route:
     """A compiled decision: the sinks that take one event type at one severity, and the keys it is counted under."""
 
-    __slots__ = ("done", "durable", "inline", "key", "redact", "severity", "sinks")
+    __slots__ = ("calls", "done", "durable", "inline", "key", "redact", "severity", "sinks")
 
     def __init__(
         self,
@@ -78,6 +78,7 @@ class Route:
     ) -> None:
         self.severity = severity
         self.sinks = sinks
+        self.calls = tuple(sink for sink, _ in sinks)
         self.key = key
         self.done = done
         self.inline = durable or any(attachment.queue is None for _, attachment in sinks)
@@ -90,13 +91,19 @@ class Route:
 
 
 class Routes(dict[tuple[type[Event], Any], Route]):
-    """Routes by ``(event type, severity)``; severity None means the type's own, ``START`` the start of an operation."""
+    """Routes by ``(event type, severity)``; severity None means the type's own, ``START`` the start of an operation.
+
+    What is asked for most has plain dictionaries beside it, which know what was asked for once: ``own`` the routes of
+    types at their own severity, ``starts`` those of starting operations, None where nobody wants to know.
+    """
 
     def __init__(self, attachments: Sequence[Attachment], ledger: Ledger, *, is_enabled: bool = True) -> None:
         super().__init__()
         self._attachments = tuple(attachments) if is_enabled else ()
         self._is_enabled = is_enabled
         self._ledger = ledger
+        self.own: dict[type[Event], Route] = {}
+        self.starts: dict[type[Event], Route | None] = {}
 
     def __missing__(self, key: tuple[type[Event], Any]) -> Route:
         event_type, severity = key
@@ -105,11 +112,12 @@ class Routes(dict[tuple[type[Event], Any], Route]):
         if event_type.is_abstract():
             raise TypeError(f"{event_type.__qualname__} is abstract (it has no name=), so it cannot be emitted")
         if severity is None:
-            route = self[event_type, event_type.__event__.severity]
+            route = self.own[event_type] = self[event_type, event_type.__event__.severity]
         elif severity is START:
             if event_type.__event__.durable:
                 self[event_type, None]  # an operation that could not end durably must not start
             route = self._compile(event_type, event_type.__event__.severity, START)
+            self.starts[event_type] = route if route.sinks else None
         else:
             route = self._compile(event_type, Severity(severity), "end")
         self[key] = route

@@ -66,8 +66,10 @@ class Emitter:
         "_enabled",
         "_ledger",
         "_open",
+        "_own",
         "_per_thread",
         "_routes",
+        "_starts",
         "_wanted",
         "catalog",
         "clock",
@@ -117,8 +119,7 @@ class Emitter:
         self.durability = Durability(self._ledger, self.catalog, journal, self._report)
         self._attachments = Attachments(self, self._ledger, self.recompile, self._report)
         self._closing = Closing(self, self._attachments)
-        self._routes = Routes((), self._ledger)
-        self._wanted = Wanted(self._routes)
+        self._take(Routes((), self._ledger))
         self._enabled = True
         self._open: dict[int, LiveOperation[Any]] = {}
         self.context_provider: ContextProvider | None = None
@@ -138,12 +139,17 @@ class Emitter:
         """
         if severity.__class__ is str:
             severity = Severity.parse(severity)
-        route = self._routes[event.__class__, severity]
+        try:
+            route = self._own[event.__class__] if severity is None else self._routes[event.__class__, severity]
+        except KeyError:
+            route = self._routes[event.__class__, None]
         if route.sinks:
-            ids = self.ids
-            sequence = ids.next_sequence()
+            ids, time_ns = self.ids, self.time_ns
+            next_sequence = ids.next_sequence
+            sequence = next_sequence()
             began = 0 if sequence & self.timed_mask else self.monotonic_ns()
-            self._deliver(route, Envelope(event, route.severity, tags, self.time_ns(), sequence, ids, SCOPE.get()))
+            envelope = Envelope(event, route.severity, tags, time_ns(), sequence, ids, SCOPE.get())
+            self._deliver(route, envelope, self._per_thread.cells)
             if began:
                 self.emit_times.add(self.monotonic_ns() - began)
 
@@ -151,7 +157,7 @@ class Emitter:
         """Hand an envelope that was made elsewhere, such as from a file, to every handler that wants its event."""
         route = self._routes[envelope.event.__class__, envelope.severity]
         if route.sinks:
-            self._deliver(route, envelope)
+            self._deliver(route, envelope, self._per_thread.cells)
 
     async def emit_durable(
         self, event: Event, *, severity: Severity | str | None = None, tags: Sequence[str] = ()
@@ -164,10 +170,9 @@ class Emitter:
         if self._enabled:
             ids = self.ids
             envelope = Envelope(event, route.severity, tags, self.time_ns(), ids.next_sequence(), ids, SCOPE.get())
-            await self.durability.emit(self._deliver, route, envelope)
+            await self.durability.emit(lambda r, e: self._deliver(r, e, self._per_thread.cells), route, envelope)
 
-    def _deliver(self, route: Route, envelope: Envelope) -> None:  # noqa: C901 - the heart of dispatch, read in one piece
-        cells = self._per_thread.cells
+    def _deliver(self, route: Route, envelope: Envelope, cells: Cells) -> None:  # noqa: C901 - the heart of dispatch, read in one piece
         counts = cells.counts
         counts[route.key] += 1
         if cells.handling is not None or (route.inline and (cells.depth or route.durable)):
@@ -176,11 +181,11 @@ class Emitter:
         passed = 0  # counted right after the call: an interruption finds out which sink it has hit
         if not route.inline:
             try:
-                for sink, attachment in route.sinks:
+                for sink in route.calls:
                     try:
                         sink(envelope)
                     except Exception as error:  # noqa: BLE001 - the caller is never harmed
-                        self._failed(attachment, envelope, error)
+                        self._failed(route.sinks[passed][1], envelope, error)
                     passed += 1
             except BaseException:
                 self._count_interrupted(route, passed, set(), envelope)
@@ -191,10 +196,11 @@ class Emitter:
         failed = None
         cells.depth = 1
         try:
-            for sink, attachment in route.sinks:
+            for sink in route.calls:
                 try:
                     sink(envelope)
                 except Exception as error:  # noqa: BLE001 - the caller is never harmed; one block per sink is the point
+                    attachment = route.sinks[passed][1]
                     failed = (failed or set()) | {attachment.name}
                     self._failed(attachment, envelope, error)
                 passed += 1
@@ -275,15 +281,19 @@ class Emitter:
 
     def operation_started(self, operation: LiveOperation[Any]) -> None:
         """Remember an operation and announce its start to those who asked for it (called by the operation)."""
-        route = self._routes[operation.event_type, START]
-        if route.sinks:
+        try:
+            route = self._starts[operation.event_type]
+        except KeyError:
+            route = self._routes[operation.event_type, START]
+        cells = self._per_thread.cells
+        if route is not None and route.sinks:
             event = operation.build()  # now: its results will be set later
             ids, tags, time_ns = self.ids, operation.tags, operation.start_ns
+            sequence = ids.next_sequence()
             self._deliver(
-                route,
-                Envelope(event, route.severity, tags, time_ns, ids.next_sequence(), ids, operation, operation, START),
+                route, Envelope(event, route.severity, tags, time_ns, sequence, ids, operation, operation, START), cells
             )
-        self._per_thread.cells.counts[self._ledger.started] += 1
+        cells.counts[self._ledger.started] += 1
         open_operations = self._open
         open_operations[operation.span_id] = operation
         if len(open_operations) > self.misuses.watermark:
@@ -293,24 +303,28 @@ class Emitter:
         """Emit an operation that has ended (called by the operation)."""
         self._open.pop(operation.span_id, None)
         ledger = self._ledger
-        counts = self._per_thread.cells.counts
+        cells = self._per_thread.cells
         outcome = operation.outcome
         event_type = operation.event_type
         if outcome == "success":
-            route = self._routes[event_type, None]
-            counts[ledger.ended] += 1
+            try:
+                route = self._own[event_type]
+            except KeyError:
+                route = self._routes[event_type, None]
+            cells.counts[ledger.ended] += 1
         else:
             route = self._routes[event_type, event_type.__event__.severity_of(outcome)]
-            counts[ledger.abandoned if outcome == "abandoned" else ledger.ended] += 1
+            cells.counts[ledger.abandoned if outcome == "abandoned" else ledger.ended] += 1
         if not route.sinks:
             return
         ids = self.ids
-        sequence = ids.next_sequence()
+        next_sequence = ids.next_sequence
+        sequence = next_sequence()
         began = 0 if sequence & self.timed_mask else self.monotonic_ns()
         event = operation.build() if self.strict or not event_type.__event__.is_plain else None
         time_ns = operation.start_ns + operation.duration_ns
         self._deliver(
-            route, Envelope(event, route.severity, operation.tags, time_ns, sequence, ids, operation, operation)
+            route, Envelope(event, route.severity, operation.tags, time_ns, sequence, ids, operation, operation), cells
         )
         if began:
             self.emit_times.add(self.monotonic_ns() - began)
@@ -385,8 +399,10 @@ class Emitter:
         with self._attachments.changing:
             ratios = [getattr(a.handler, "sampling_ratio", None) for a in self._attachments.all]
             self.trace_bound = int(max((r for r in ratios if r is not None), default=0.0) * (1 << 64))
-            self._routes = Routes(self._attachments.all, self._ledger, is_enabled=self._enabled)
-            self._wanted = Wanted(self._routes)
+            self._take(Routes(self._attachments.all, self._ledger, is_enabled=self._enabled))
+
+    def _take(self, routes: Routes) -> None:
+        self._routes, self._own, self._starts, self._wanted = routes, routes.own, routes.starts, Wanted(routes)
 
     def _report(self, handler: str, error: BaseException | None, what: str) -> None:
         """Tell the other handlers what became of one."""

@@ -34,15 +34,16 @@ class Envelope:
     ``span`` is the operation it is the end (or, in phase ``start``, the start) of; None for plain events. It has
     ``trace_id``, ``span_id`` and ``parent_span_id`` (integers), ``sampled``, ``start_ns`` (wall time), ``duration_ns``
     (monotonic clock), ``outcome``, ``error_type``, ``error`` (a TracebackException without locals), ``links`` (pairs of
-    ids) and ``invalid`` (names of results left out).
+    ids) and ``invalid`` (names of results left out). ``is_redacted``: ``redact`` was here; ``redacted`` says what it
+    has changed.
     """
 
     __slots__ = (
         "_cache",
         "_event",
         "_ids",
-        "_is_redacted",
         "_sequence",
+        "is_redacted",
         "phase",
         "redacted",
         "scope",
@@ -77,7 +78,7 @@ class Envelope:
         self.span = span
         self.phase = phase
         self._cache: dict[str, Any] | None = None
-        self._is_redacted = False
+        self.is_redacted = False
 
     @property
     def event(self) -> Event:
@@ -210,21 +211,20 @@ class Envelope:
         for row in zip(*(a.tolist() if hasattr(a, "tolist") else a for a in arrays.values()), strict=True):
             yield {**rest, **dict(zip(arrays, row, strict=True))}
 
-    @property
-    def is_redacted(self) -> bool:
-        """Whether ``redact`` has been here, so that ``redacted`` says what it has changed."""
-        return self._is_redacted
-
     def redact(self) -> Envelope:
         """Replace secrets in place: values of sensitive fields by a mark, and what looks like a secret in free text.
 
         The bus calls it before a handler sees the envelope; ``redacted`` names what it has changed: payload fields,
         bound fields, ``tags`` and ``correlation_id``. The text of an exception is left to those who show it.
         """
-        if self._is_redacted:
+        if self.is_redacted:
             return self
-        event = self.event
+        event, scope = self.event, self.scope
         spec = event.__event__
+        if not (spec.sensitive or spec.texts or self.tags or scope.bound or scope.correlation_id):
+            self.redacted: tuple[str, ...] = ()
+            self.is_redacted = True
+            return self
         changes: dict[str, Any] = {}
         for key in spec.sensitive:
             value = event.__dict__.get(key)
@@ -235,7 +235,7 @@ class Envelope:
             scrubbed = scrub(value)
             if scrubbed is not value:
                 changes[key] = scrubbed
-        around = self._redact_around() if self.tags or self.scope.bound or self.scope.correlation_id else ()
+        around = self._redact_around() if self.tags or scope.bound or scope.correlation_id else ()
         before = getattr(self, "redacted", ())  # another worker may be at it at the same time
         self.redacted = (*before, *(key for key in (*changes, *around) if key not in before))
         if around:
@@ -245,7 +245,7 @@ class Envelope:
             self._cache = None
             if self.span is not None and not self.is_start:
                 self.span.fields = {**self.span.fields, **{k: v for k, v in changes.items() if k in self.span.fields}}
-        self._is_redacted = True
+        self.is_redacted = True
         return self
 
     def _redact_around(self) -> list[str]:

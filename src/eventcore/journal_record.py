@@ -152,7 +152,7 @@ class ReplayedEnvelope(Envelope):
         super().__init__(
             event, Severity(row.severity), tags, row.time_ns, row.position, ids, span or scope, operation, row.phase
         )
-        self._is_redacted = True
+        self.is_redacted = True
         self._cache = {"id": row.id, "message": facts["message"]}
         self.redacted = tuple(facts["redacted"])
 
