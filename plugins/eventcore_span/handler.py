@@ -1,111 +1,37 @@
 """The handler: which operations become spans, and what is counted when they cannot be exported.
 
 The core decides sampling when an operation starts, from the largest ``sampling_ratio`` of the handlers, because
-children and ``traceparent`` need the decision at once. Here unsampled operations are dropped before anything is built.
+children and ``traceparent`` need the decision at once. Unsampled operations take no place in the queue.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
-
 import eventcore as ec
-from eventcore_otlp import OtlpOptions
 from eventcore_otlp.endpoint import DEFAULT_TIMEOUT_S
+from eventcore_otlp.environment import flag
 from eventcore_span.builder import SpanBuilder
+from eventcore_span.config import SpanConfig
 from eventcore_span.exporters import ConsoleExporter, Exporter, FileExporter, MemoryExporter, giving_way
 from eventcore_span.limits import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from eventcore.context import ContextProvider
     from eventcore.handler import Sink
 
 __all__ = ["SpanHandler"]
 
-BUILT_IN = ("console", "file", "memory", "otlp")
-
 MAX_PER_EXPORT = 512
 """Spans in one export; expanded batches would else make requests larger than receivers take."""
 
+ZIPKIN = "opentelemetry.exporter.zipkin.json:ZipkinExporter"
+
 _64_BITS = (1 << 64) - 1
-
-
-class _Exporter(ec.HandlerConfig):
-    """Which exporter; a class of its own because pydantic validates the options of bases first."""
-
-    exporter: str = Field(
-        "console",
-        description="console, file, otlp, memory, the path 'package.module:Class' of any OpenTelemetry SDK "
-        "SpanExporter, or the name of an installed one.",
-    )
-
-
-class _Config(OtlpOptions, _Exporter):
-    """Options of the ``span`` handler."""
-
-    delivery: Literal["queued"] | None = Field(None, description="Spans are always built and exported by a worker.")
-    batch_size: int = Field(512, ge=1, description="Most operations exported at once.")
-    linger_s: float = Field(
-        0.05,
-        ge=0,
-        le=10,
-        description="How long the worker waits for more before it exports, and what a crash loses at most; 0.5 for "
-        "exporter = 'otlp', where each request costs about a millisecond of CPU.",
-    )
-    path: Path | None = Field(None, validate_default=True, description="The file that exporter = 'file' appends to.")
-    exporter_options: dict[str, Any] = Field(
-        default_factory=dict, repr=False, description="Arguments for the constructor of an OpenTelemetry SDK exporter."
-    )
-    sampling_ratio: float = Field(
-        1.0, ge=0, le=1, description="Share of the traces that start here to record; continued ones keep their flag."
-    )
-
-    interop: Literal["auto", "on", "off"] = Field(
-        "auto",
-        description="Share parents with libraries instrumented for OpenTelemetry in this process; auto: if "
-        "OpenTelemetry's API is imported when the handler is added.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fewer_requests(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("exporter") == "otlp":
-            return {"linger_s": 0.5, **data}
-        return data
-
-    @field_validator("path")
-    @classmethod
-    def _path_for_file(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        exporter = info.data.get("exporter")
-        if exporter == "file" and value is None:
-            raise ValueError("exporter = 'file' needs the path of a file to append to")
-        if exporter not in (None, "file") and value is not None:
-            raise ValueError(f"only exporter = 'file' takes a path, and exporter is {exporter!r}")
-        return value
-
-    @field_validator(
-        "endpoint", "protocol", "headers", "compression", "certificate", "client_certificate", "client_key"
-    )
-    @classmethod
-    def _for_otlp(cls, value: Any, info: ValidationInfo) -> Any:
-        exporter = info.data.get("exporter")
-        if exporter not in (None, "otlp"):
-            raise ValueError(f"only exporter = 'otlp' takes this option, and exporter is {exporter!r}")
-        return value
-
-    @field_validator("exporter_options")
-    @classmethod
-    def _for_third_parties(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        exporter = info.data.get("exporter")
-        if value and exporter in BUILT_IN:
-            raise ValueError(f"only exporters of others take exporter_options, and exporter is {exporter!r}")
-        return value
 
 
 class SpanHandler(ec.Handler):
@@ -113,14 +39,18 @@ class SpanHandler(ec.Handler):
 
     kind = "span"
     delivery: ClassVar[Literal["inline", "queued"]] = "queued"
-    Config: ClassVar[type[ec.HandlerConfig]] = _Config
-    config: _Config
+    takes_unsampled: ClassVar[bool] = False
+    Config: ClassVar[type[ec.HandlerConfig]] = SpanConfig
+    config: SpanConfig
 
     def __init__(self, config: ec.HandlerConfig | None = None, **options: Any) -> None:
         super().__init__(config, **options)
-        self.sampling_ratio = self.config.sampling_ratio
-        self.unsampled = 0
-        self._bound = int(self.sampling_ratio * (1 << 64))
+        self.is_disabled = flag("OTEL_SDK_DISABLED")
+        ratio, parent_based = self.config.sampler()
+        self._bound = int(ratio * (1 << 64))
+        # The emitter asks for these two; one that is disabled has no say.
+        self.sampling_ratio = None if self.is_disabled else ratio
+        self.parent_based = None if self.is_disabled else parent_based
         self._builder = SpanBuilder(Limits.from_environment())
         self._exporter: Exporter | None = None
         self._pid = os.getpid()
@@ -145,7 +75,16 @@ class SpanHandler(ec.Handler):
 
     def sink_for(self, event_type: type[ec.Event], severity: ec.Severity) -> Sink | None:  # noqa: ARG002 - as overridden
         """Take operations; other events are no spans."""
+        if self.is_disabled or self.config.exporter == "none":
+            return None
         return self.handle if event_type.__event__.is_operation else None
+
+    def draw_for(self, event_type: type[ec.Event], severity: ec.Severity) -> Callable[[ec.Envelope], bool] | None:  # noqa: ARG002 - as overridden
+        """Draw again where another span handler has a larger ratio: by the same bits, so that traces are whole."""
+        bound = self._bound
+        if self.emitter.trace_bound <= bound:
+            return None
+        return lambda envelope: envelope.span is None or envelope.span.trace_id & _64_BITS < bound
 
     def handle(self, envelope: ec.Envelope) -> None:
         """Export one operation."""
@@ -180,15 +119,9 @@ class SpanHandler(ec.Handler):
         origins: list[int] = []
         failed: set[int] = set()
         cause: Exception | None = None
-        # The core samples by the largest ratio of the span handlers; one with a smaller ratio draws again, by the same
-        # bits, so that its traces are whole too.
-        bound = self._bound if self.emitter.trace_bound > self._bound else None
         for index, envelope in enumerate(giving_way(envelopes)):
             operation = envelope.span
             if operation is None:  # emitted as a plain event, never run: there is no time to show
-                continue
-            if not operation.sampled or (bound is not None and operation.trace_id & _64_BITS >= bound):
-                self.unsampled += 1
                 continue
             try:
                 made = list(make(envelope, operation))
@@ -219,7 +152,8 @@ class SpanHandler(ec.Handler):
             "exporter": self.config.exporter,
             **(self._exporter.describe() if self._exporter else {}),
             "sampling_ratio": self.sampling_ratio,
-            "unsampled": self.unsampled,
+            "parent_based": self.parent_based,
+            **({"disabled": "by OTEL_SDK_DISABLED"} if self.is_disabled else {}),
             "interop": self.context_provider is not None,
         }
 
@@ -239,21 +173,23 @@ class SpanHandler(ec.Handler):
         config, resource = self.config, self.emitter.resource
         if config.exporter == "console":
             return ConsoleExporter()
-        if config.exporter == "memory":
-            return MemoryExporter()
+        if config.exporter in {"memory", "none"} or self.is_disabled:
+            return MemoryExporter()  # it keeps what it gets, which for the others is nothing
         if config.exporter == "file":
             assert config.path is not None  # noqa: S101 - checked by the configuration; for the type checker
             return FileExporter(config.path, resource)
         try:
-            if config.exporter == "otlp":
+            if config.is_otlp:
                 from eventcore_span.otlp import OtlpExporter
 
                 return OtlpExporter(config, resource)
             from eventcore_span.third_party import SdkExporter
 
-            return SdkExporter(
-                config.exporter, config.exporter_options, resource, config.timeout_s or DEFAULT_TIMEOUT_S
-            )
+            target, options = config.exporter, config.exporter_options
+            if target == "zipkin":
+                target = ZIPKIN
+                options = {**({"endpoint": config.endpoint} if config.endpoint else {}), **options}
+            return SdkExporter(target, options, resource, config.timeout_s or DEFAULT_TIMEOUT_S)
         except ModuleNotFoundError as error:
             raise ec.PluginError(
                 f"exporter = {config.exporter!r} needs the package {error.name!r}, which is not installed; "

@@ -17,6 +17,7 @@ import eventcore as ec
 from eventcore.delivery import call_bounded
 from eventcore.errors import did_you_mean
 from eventcore_otlp import SCOPE_NAME, resource_attributes
+from eventcore_span.config import BUILT_IN
 from eventcore_span.exporters import Exporter, ExportError, giving_way
 from eventcore_span.span import SERVER, STATUS_ERROR
 
@@ -115,8 +116,8 @@ def load_exporter(target: str) -> type[SpanExporter]:
     else:
         found = {entry_point.name: entry_point for entry_point in importlib.metadata.entry_points(group=GROUP)}
         if target not in found:
-            known = ("console", "file", "otlp", "memory", *found)
-            hint = "; Jaeger takes OTLP: exporter = 'otlp'" if target == "jaeger" else did_you_mean(target, known)
+            known = (*BUILT_IN, *found)
+            hint = did_you_mean(target, known)
             raise ec.PluginError(
                 f"exporter = {target!r} is neither built in, nor an installed exporter (entry points "
                 f"{GROUP}), nor a path 'package.module:Class'{hint}"

@@ -13,10 +13,20 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
-from eventcore.propagation import format_baggage, header_values, is_baggage_name, parse_baggage, parse_tracestate
+from eventcore.propagation import (
+    Propagator,
+    b3_headers,
+    format_baggage,
+    header_values,
+    is_baggage_name,
+    parse_b3,
+    parse_baggage,
+    parse_tracestate,
+    propagators,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, MutableMapping
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 
     from eventcore.operation import LiveOperation
 
@@ -236,21 +246,31 @@ def continue_trace(
     *,
     tracestate: str | None = None,
     baggage: Mapping[str, str] | None = None,
+    formats: Sequence[Propagator] | None = None,
 ) -> Iterator[Scope]:
     """Continue the trace of an incoming request, given its HTTP headers (in any case) or its ``traceparent``.
 
-    ``tracestate`` and ``baggage`` count where they do not come with the headers. What is missing, malformed or too
-    large is ignored, as W3C asks: without a valid ``traceparent`` no trace is continued.
+    ``tracestate`` and ``baggage`` count where they do not come with the headers. ``formats`` says which headers are
+    read (``tracecontext``, ``baggage``, ``b3``), else ``OTEL_PROPAGATORS``; of several the last that has a trace wins.
+    What is missing, malformed or too large is ignored, as W3C asks: without a valid ``traceparent`` (or B3) no trace is
+    continued.
     """
     here = SCOPE.get()
     entries = dict(baggage or {})
+    parsed = None
     if headers is None or isinstance(headers, str):
-        traceparents = [headers] if headers else []
+        parsed = parse_traceparent(headers) if headers else None
     else:
         traceparents, states, baggages = header_values(headers, "traceparent", "tracestate", "baggage")
         tracestate = ",".join(states) or tracestate
-        entries |= parse_baggage(",".join(baggages))
-    parsed = parse_traceparent(traceparents[0]) if len(traceparents) == 1 else None
+        for name in propagators() if formats is None else formats:
+            if name == "baggage":
+                entries |= parse_baggage(",".join(baggages))
+            elif name != "tracecontext":
+                if (found := parse_b3(headers)) is not None:
+                    parsed, tracestate = found, None
+            elif len(traceparents) == 1:
+                parsed = parse_traceparent(traceparents[0]) or parsed
     scope = here.replace(baggage={**here.baggage, **entries})
     if parsed is not None:
         scope.trace_id, scope.span_id, scope.sampled = parsed
@@ -262,23 +282,31 @@ def continue_trace(
 
 
 @overload
-def inject(headers: None = None) -> dict[str, str]: ...
+def inject(headers: None = None, *, formats: Sequence[Propagator] | None = None) -> dict[str, str]: ...
 @overload
-def inject(headers: H) -> H: ...
-def inject(headers: Any = None) -> Any:
+def inject(headers: H, *, formats: Sequence[Propagator] | None = None) -> H: ...
+def inject(headers: Any = None, *, formats: Sequence[Propagator] | None = None) -> Any:
     """Write ``traceparent``, ``tracestate`` and ``baggage`` of this context into the headers of an outgoing call.
 
-    Returns ``headers`` (a new dictionary by default). Any of the three that they had already is replaced.
+    ``formats`` says which headers are written (``tracecontext``, ``baggage``, ``b3``, ``b3multi``), else
+    ``OTEL_PROPAGATORS``. Returns ``headers`` (a new dictionary by default); those that they had already are replaced.
     """
     here = SCOPE.get()
     if headers is None:
         headers = {}
-    values = {
-        "traceparent": here.traceparent,
-        "tracestate": parse_tracestate(here.tracestate) if here.trace_id else None,
-        "baggage": format_baggage(here.baggage),
-    }
-    for name in [name for name in headers if name.lower() in values]:
+    chosen = propagators() if formats is None else formats
+    values: dict[str, str | None] = {}
+    if "tracecontext" in chosen:
+        values["traceparent"] = here.traceparent
+        values["tracestate"] = parse_tracestate(here.tracestate) if here.trace_id else None
+    if "baggage" in chosen:
+        values["baggage"] = format_baggage(here.baggage)
+    for name in ("b3", "b3multi"):
+        if name in chosen:
+            written = b3_headers(here.trace_id, here.span_id, sampled=here.sampled, multi=name == "b3multi")
+            values |= written if here.trace_id else dict.fromkeys(written)
+    replaced = {name.lower() for name in values}
+    for name in [name for name in headers if name.lower() in replaced]:
         del headers[name]
     headers.update({name: value for name, value in values.items() if value})
     return headers

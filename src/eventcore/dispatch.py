@@ -8,6 +8,7 @@ more. So the emit path takes no lock, and a compiled decision never carries anyt
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eventcore.errors import ConfigurationError
@@ -22,10 +23,18 @@ if TYPE_CHECKING:
     from eventcore.envelope import Envelope
     from eventcore.handler import Handler, Sink
     from eventcore.isolation import Quarantine
+    from eventcore.sampling import Takes
 
-__all__ = ["START", "Attachment", "Route", "Routes", "Wanted"]
+__all__ = ["START", "Attachment", "Route", "Routes", "Unsampled", "Wanted"]
 
 START = "start"
+
+
+@dataclass(frozen=True, slots=True)
+class Unsampled:
+    """Stands for the severity in the key of a route: an operation of a trace that is not recorded ended with it."""
+
+    severity: Severity
 
 
 class Attachment:
@@ -52,6 +61,18 @@ class Attachment:
         except Exception as error:  # noqa: BLE001 - a handler's fault must not reach the code that emits
             self.quarantine.failed(error)
             return None
+
+    def takes(self, event_type: type[Event], severity: Severity) -> Takes | None:
+        """Return what says of each envelope whether it is taken, the handler itself first; None: every one is."""
+        share = self.sampler.takes(severity)
+        try:
+            draw = self.handler.draw_for(event_type, severity)
+        except Exception as error:  # noqa: BLE001 - as in sink_for
+            self.quarantine.failed(error)
+            return share
+        if draw is None or share is None:
+            return draw or share
+        return lambda envelope: draw(envelope) and share(envelope)
 
     def takes_durably(self, accepted: Sequence[str]) -> bool:
         """Whether it is one of those that take every envelope of a route, and its delivery is durable."""
@@ -91,10 +112,11 @@ class Route:
 
 
 class Routes(dict[tuple[type[Event], Any], Route]):
-    """Routes by ``(event type, severity)``; severity None means the type's own, ``START`` the start of an operation.
+    """Routes by ``(event type, severity)``.
 
-    What is asked for most has plain dictionaries beside it, which know what was asked for once: ``own`` the routes of
-    types at their own severity, ``starts`` those of starting operations, None where nobody wants to know.
+    Severity None means the type's own, ``START`` the start of an operation, ``Unsampled(…)`` its end in a trace that is
+    not recorded. What is asked for most has plain dictionaries beside it, which know what was asked for once: ``own``
+    the routes of types at their own severity, ``starts`` those of starting operations, None where nobody wants to know.
     """
 
     def __init__(self, attachments: Sequence[Attachment], ledger: Ledger, *, is_enabled: bool = True) -> None:
@@ -118,23 +140,27 @@ class Routes(dict[tuple[type[Event], Any], Route]):
                 self[event_type, None]  # an operation that could not end durably must not start
             route = self._compile(event_type, event_type.__event__.severity, START)
             self.starts[event_type] = route if route.sinks else None
+        elif severity.__class__ is Unsampled:
+            route = self._compile(event_type, severity.severity, "end", is_sampled=False)
         else:
             route = self._compile(event_type, Severity(severity), "end")
         self[key] = route
         return route
 
     def _compile(  # noqa: C901 - a decision, read in one piece
-        self, event_type: type[Event], severity: Severity, phase: str
+        self, event_type: type[Event], severity: Severity, phase: str, *, is_sampled: bool = True
     ) -> Route:
         spec = event_type.__event__
         sinks: list[tuple[Sink, Attachment]] = []
-        accepted, sampling, filtered, derived = [], [], [], []
+        accepted, sampling, derived = [], [], []
+        filtered: list[str] = []
+        unsampled: list[str] = []
         redact = False
         for attachment in self._attachments:
             sink = attachment.sink_for(event_type, severity, phase)
-            if sink is None:
+            if sink is None or not (is_sampled or attachment.handler.takes_unsampled):
                 if phase is not START:  # who never asked for starts does not filter them either
-                    filtered.append(attachment.name)
+                    (filtered if sink is None else unsampled).append(attachment.name)
                 continue
             queue, is_watching = attachment.queue, attachment.quarantine.is_watching
             counts_itself = queue is not None or is_watching or attachment.is_closed
@@ -148,7 +174,7 @@ class Routes(dict[tuple[type[Event], Any], Route]):
                     sink = attachment.quarantine.watch(sink)
             if attachment.handler.wants_thread:
                 sink = _noting_thread(sink)
-            takes = attachment.sampler.takes(severity)
+            takes = attachment.takes(event_type, severity)
             if takes is not None:
                 sampling.append(attachment.name)
                 sink = Sampler.wrap(sink, takes, attachment.name, self._ledger, counts_delivery=not counts_itself)
@@ -174,6 +200,7 @@ class Routes(dict[tuple[type[Event], Any], Route]):
                 tuple(filtered),
                 spec.category.value,
                 severity.name.lower(),
+                tuple(unsampled),
             ),
             DoneKey(spec.name, phase, tuple(derived)),
             redact=redact,

@@ -15,7 +15,7 @@ from eventcore.bound_emitter import BoundEmitter
 from eventcore.catalog import Catalog
 from eventcore.closing import Closing
 from eventcore.context import SCOPE
-from eventcore.dispatch import START, Attachment, Route, Routes, Wanted
+from eventcore.dispatch import START, Attachment, Route, Routes, Unsampled, Wanted
 from eventcore.durable_emit import Durability
 from eventcore.envelope import Envelope
 from eventcore.events import Event, Operation, Severity
@@ -81,6 +81,7 @@ class Emitter:
         "misuses",
         "monotonic_ns",
         "plugins",
+        "remote_bound",
         "resource",
         "services",
         "settings",
@@ -112,6 +113,7 @@ class Emitter:
         self.shutdown_timeout_s = shutdown_timeout_s
         self.services: dict[str, Service] = {}
         self.trace_bound = 0
+        self.remote_bound: int | None = None
         self.timed_mask = NOT_TIMED
         self._ledger = Ledger()
         self._per_thread = self._ledger.per_thread
@@ -315,7 +317,11 @@ class Emitter:
         else:
             route = self._routes[event_type, event_type.__event__.severity_of(outcome)]
             cells.counts[ledger.abandoned if outcome == "abandoned" else ledger.ended] += 1
+        if not operation.sampled:
+            route = self._routes[event_type, Unsampled(route.severity)]
         if not route.sinks:
+            if route.key.unsampled:
+                cells.counts[route.key] += 1
             return
         ids = self.ids
         next_sequence = ids.next_sequence
@@ -399,6 +405,8 @@ class Emitter:
         with self._attachments.changing:
             ratios = [getattr(a.handler, "sampling_ratio", None) for a in self._attachments.all]
             self.trace_bound = int(max((r for r in ratios if r is not None), default=0.0) * (1 << 64))
+            heed = [getattr(a.handler, "parent_based", None) for a in self._attachments.all]
+            self.remote_bound = self.trace_bound if False in heed and True not in heed else None
             self._take(Routes(self._attachments.all, self._ledger, is_enabled=self._enabled))
 
     def _take(self, routes: Routes) -> None:

@@ -93,6 +93,8 @@ class Handler:
     kind: ClassVar[str] = ""
     wants_thread = False
     """Whether envelopes shall carry the name of the emitting thread, which is asked for in the caller (0.1 µs)."""
+    takes_unsampled: ClassVar[bool] = True
+    """Whether it takes operations of traces that are not recorded; where not, they cost nothing, and are counted."""
 
     config: HandlerConfig
     name: str = ""
@@ -122,6 +124,13 @@ class Handler:
 
     def start_sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - for overriding
         """Say likewise what takes the start of operations; None, the default: only their ends matter."""
+        return None
+
+    def draw_for(self, event_type: type[Event], severity: Severity) -> Callable[[Envelope], bool] | None:  # noqa: ARG002 - for overriding
+        """Say likewise what is asked of each envelope, in the emitting thread, before it takes a place in the queue.
+
+        What it refuses is counted as ``sampled``. None, the default: every envelope is taken.
+        """
         return None
 
     def handle(self, envelope: Envelope) -> None:

@@ -45,7 +45,10 @@ WORKER = "eventcore-"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RouteKey:
-    """Counts emits along one compiled route; ``sampling`` handlers count what they accept themselves."""
+    """Counts emits along one compiled route; ``sampling`` handlers count what they accept themselves.
+
+    ``unsampled`` are handlers that leave out operations of traces that are not recorded.
+    """
 
     event: str
     phase: str
@@ -54,6 +57,7 @@ class RouteKey:
     filtered: tuple[str, ...]
     category: str = ""
     severity: str = ""
+    unsampled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,7 +252,9 @@ class _Rows(dict[tuple[str, str, str], LedgerRow]):
             self.of(name, key.event, key.phase).accepted += number
         for name in key.filtered:
             self.of(name, key.event, key.phase).filtered += number
-        for name in (*key.accepted, *key.sampling, *key.filtered):
+        for name in key.unsampled:
+            self.of(name, key.event, key.phase).sampled += number
+        for name in (*key.accepted, *key.sampling, *key.filtered, *key.unsampled):
             self.of(name, key.event, key.phase).emitted += number
 
     def enter_one(self, key: tuple[str, str, str, str], number: int) -> None:

@@ -103,6 +103,8 @@ class LiveOperation(Scope, Generic[O]):
             self.parent_span_id = parent.span_id
             if parent.is_remote:
                 self.parent_is_remote = True
+                if emitter.remote_bound is not None:  # no handler leaves the decision to the caller
+                    self.sampled = (trace_id & 0xFFFFFFFFFFFFFFFF) < emitter.remote_bound
         else:
             self.trace_id = trace_id = random_bits(128) or 1
             bound = emitter.trace_bound

@@ -60,7 +60,12 @@ class Sampler:
         count = ledger.count
 
         def sampled(envelope: Envelope) -> None:
-            if not takes(envelope):
+            try:
+                is_taken = takes(envelope)
+            except Exception:
+                count(name, envelope.name, envelope.phase, "accepted")  # and the caller counts that it failed
+                raise
+            if not is_taken:
                 count(name, envelope.name, envelope.phase, "sampled")
                 return
             count(name, envelope.name, envelope.phase, "accepted")
