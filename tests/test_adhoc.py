@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import sys
 
 import pytest
 
@@ -327,23 +328,34 @@ def test_a_line_may_carry_an_exception(handler):
         logger.exception("failed")
         logger.warning("failed", exc_info=True)
         logger.info("failed", exc_info=error)
-    logger.error("failed", exc_info=False)
-    assert [e.severity.name for e in handler.got] == ["ERROR", "WARNING", "INFO", "ERROR"]
-    for event in handler.events[:3]:
+        logger.info("failed", exc_info=sys.exc_info())
+    for nothing in (False, None, True, (None, None, None)):  # outside an except block True finds nothing
+        logger.error("failed", exc_info=nothing)
+    assert [e.severity.name for e in handler.got] == ["ERROR", "WARNING", "INFO", "INFO", *["ERROR"] * 4]
+    for event in handler.events[:4]:
+        assert event.data["error_type"] == "LookupError"
         assert event.data["exception"].startswith("Traceback")
         assert event.data["exception"].endswith("LookupError: gone")
-    assert handler.events[3].data == {}
+    assert [event.data for event in handler.events[4:]] == [{}] * 4
+
+
+def test_a_line_may_carry_nested_extras(handler):
+    """``extra`` is taken for fields, as deep as they are, and a field said directly wins."""
+    extra = {"performance": {"duration_seconds": 0.15, "tokens": [128]}, "model": {"name": "mixtral-8x7b"}, "a": 1}
+    ec.get_logger("app").info("routed", extra=extra, a=2)
+    ec.get_logger("app").info("routed", extra="a text")
+    assert [event.data for event in handler.events] == [{**extra, "a": 2}, {"extra": "a text"}]
 
 
 def test_lines_below_the_level_cost_nothing(handler, monkeypatch):
     """A line that nobody wants is not even put together."""
     made = []
-    monkeypatch.setattr("traceback.format_exc", lambda: made.append(1) or "text")
+    monkeypatch.setattr("traceback.format_exception", lambda _: made.append(1) or ["text"])
     handler.emitter.remove_handler(handler)
     quiet = handler.emitter.add_handler(Collect(delivery="inline", min_severity="warning"))
-    ec.get_logger("app").debug("x", exc_info=True)
+    ec.get_logger("app").debug("x", exc_info=LookupError())
     assert (quiet.got, made) == ([], [])
-    ec.get_logger("app").warning("x", exc_info=True)
+    ec.get_logger("app").warning("x", exc_info=LookupError())
     assert (len(quiet.got), made) == (1, [1])
 
 

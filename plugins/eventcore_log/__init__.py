@@ -14,3 +14,9 @@ if TYPE_CHECKING:
 def eventcore_handlers() -> Mapping[str, str]:
     """Offer the handler kind ``log``."""
     return {"log": "eventcore_log.handler:LogHandler"}
+
+
+@ec.hookimpl
+def eventcore_services() -> Mapping[str, str]:
+    """Offer the service behind the table ``[logging]``, which takes in the standard library's log records."""
+    return {"logging": "eventcore_log.stdlib:LoggingService"}

@@ -15,6 +15,7 @@ from eventcore_log.files import FileOutput, Rotation
 from eventcore_log.formats import console_format, json_format
 from eventcore_log.lines import Lines
 from eventcore_log.outputs import Output, Shortfall, StreamOutput
+from eventcore_log.stdlib import LoggingOutput, StdlibRecord, to_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,8 +32,9 @@ __all__ = ["LogConfig", "LogHandler"]
 class LogHandler(Handler):
     """Writes a line per event, one per element for batches, and one more at the start of operations that ask for it.
 
-    ``console`` lines are written in the caller unless the configuration says otherwise, so that they do not reorder
-    with ``print``; ``json`` lines and OTLP records by a worker.
+    ``console`` lines and what goes to the standard library's loggers are written in the caller unless the configuration
+    says otherwise, so that they do not reorder with ``print`` and other loggers; ``json`` lines and OTLP records by a
+    worker.
     """
 
     Config = LogConfig
@@ -42,8 +44,9 @@ class LogHandler(Handler):
 
     def __init__(self, config: LogConfig | None = None, **options: Any) -> None:
         super().__init__(config, **options)
-        is_console = self.config.format == "console" and self.config.output != "otlp"
-        self.delivery = "inline" if is_console else "queued"  # type: ignore[misc]  # here the options decide
+        output = self.config.output
+        is_inline = output == "logging" or (self.config.format == "console" and output != "otlp")
+        self.delivery = "inline" if is_inline else "queued"  # type: ignore[misc]  # here the options decide
         self.wants_thread = self.config.format == "json" and self.config.schema_ in {"moe", "ecs"}
         self.below_level = 0
         """Lines of loggers that were not written because their logger's level is higher."""
@@ -56,7 +59,7 @@ class LogHandler(Handler):
         self._lines = Lines(emitter.resource)
         self._otlp: OtlpOutput | None = None
         self._output: Output
-        self._items: Callable[[Envelope], list[bytes]]
+        self._items: Callable[[Envelope], list[Any]]
         output = self.config.output
         if output == "otlp":
             from eventcore_log.otlp import OtlpOutput, log_record
@@ -64,10 +67,18 @@ class LogHandler(Handler):
             self._output = self._otlp = OtlpOutput(self.config, emitter.resource)
             self._items = lambda envelope: [log_record(envelope, line) for line in self._lines.of(envelope)]
             return
+        if output == "logging":
+            self._output = LoggingOutput()
+            self._items = lambda envelope: [to_record(envelope, line) for line in self._lines.of(envelope)]
+            return
         self._output = StreamOutput(output) if output in STREAMS else self._file(emitter)
         render = self._renderer(colors=_wants_colors(self._output))
         lines_of = self._lines_with_thread if self.wants_thread else self._lines.of
         self._items = lambda envelope: [render(line) for line in lines_of(envelope)]
+
+    def sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - the base's
+        """Take every event; for the standard library's loggers, but those that it has logged itself."""
+        return None if self.config.output == "logging" and issubclass(event_type, StdlibRecord) else self.handle
 
     def start_sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - the base's
         """Take the start of operations whose type has a message for it."""
@@ -80,7 +91,7 @@ class LogHandler(Handler):
 
     def handle_batch(self, envelopes: Sequence[Envelope]) -> None:
         """Write the lines of a batch at once."""
-        items: list[bytes] = []
+        items: list[Any] = []
         ends: list[int] = []  # of each envelope's items
         failed: dict[int, Exception] = {}
         for index, envelope in enumerate(envelopes):

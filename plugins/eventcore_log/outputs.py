@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +20,9 @@ class Shortfall(OSError):
 
 
 class Output(Protocol):
-    """Takes items, each one line or record as bytes."""
+    """Takes items, one per line: its text or an OTLP record as bytes, or a record of the standard library."""
 
-    def write(self, items: Sequence[bytes]) -> None:
+    def write(self, items: Sequence[Any]) -> None:
         """Write and flush; raise where that is impossible (Shortfall: for some of them)."""
 
     def flush(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -199,17 +200,22 @@ class Logger:
         return Logger(self.name, {**self._bound, **fields})
 
     def log(self, severity: Severity | str, text: str, /, **fields: Any) -> None:
-        """Write one line; ``exc_info`` (True or an exception) adds the error and its stack."""
+        """Write one line.
+
+        ``exc_info`` (True, an exception, or the triple of ``sys.exc_info()``) adds the error's type and its stack.
+        What a mapping ``extra`` holds, nested as it may be, is taken for fields, as by the standard library's loggers.
+        """
         emitter = get_emitter()
         level = Severity.parse(severity)
         if not emitter.enabled(LogRecord, level):
             return
-        error = fields.pop("exc_info", None)
+        error = _exception_of(fields.pop("exc_info", None))
+        if isinstance(fields.get("extra"), Mapping):
+            fields = {**fields.pop("extra"), **fields}
         data = {**self._bound, **fields}
-        if error:
-            data["exception"] = (
-                traceback.format_exc() if error is True else "".join(traceback.format_exception(error))
-            ).rstrip()
+        if error is not None:
+            data.setdefault("error_type", type(error).__qualname__)
+            data["exception"] = "".join(traceback.format_exception(error)).rstrip()
         emitter.emit(LogRecord(text=text, logger_name=self.name, data=data), severity=level)
 
     def trace(self, text: str, /, **fields: Any) -> None:
@@ -242,6 +248,13 @@ class Logger:
 
     def __repr__(self) -> str:
         return f"<Logger {self.name} {self._bound!r}>"
+
+
+def _exception_of(given: Any) -> BaseException | None:
+    if isinstance(given, BaseException):
+        return given
+    found = given if isinstance(given, tuple) else sys.exc_info() if given else ()
+    return next((item for item in found if isinstance(item, BaseException)), None)
 
 
 def get_logger(name: str, /, **bound: Any) -> Logger:
