@@ -21,11 +21,18 @@ __all__ = [
     "DiskSpaceHealthCheck",
     "ExternalServiceHealthCheck",
     "MemoryHealthCheck",
+    "eventcore_events",
     "eventcore_health_checks",
     "eventcore_services",
 ]
 
 _HOME = {"DiskSpaceHealthCheck": "system", "ExternalServiceHealthCheck": "external", "MemoryHealthCheck": "system"}
+
+
+@hookimpl
+def eventcore_events() -> list[str]:
+    """Return the operation that a profiled section is."""
+    return ["eventcore.profiling:Profile"]
 
 
 @hookimpl

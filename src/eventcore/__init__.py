@@ -74,6 +74,9 @@ if TYPE_CHECKING:
     from eventcore.instruments import rename as rename
     from eventcore.operation import LiveOperation as LiveOperation
     from eventcore.plugins import hookimpl as hookimpl
+    from eventcore.profiling import end_profile as end_profile
+    from eventcore.profiling import profile as profile
+    from eventcore.profiling import start_profile as start_profile
     from eventcore.resource import Resource as Resource
     from eventcore.service import Service as Service
     from eventcore.service import ServiceConfig as ServiceConfig
@@ -98,6 +101,7 @@ _MODULES = {
     "health": "HealthCheck HealthResult HealthStatus ModelHealthCheck",
     "http": "HttpRequest HttpResponse HttpRoute",
     "in_use": "get_emitter set_emitter",
+    "profiling": "end_profile profile start_profile",
     "resource": "Resource",
     "ids": "Ids",
     "instruments": "Counter Gauge Histogram bins codes const rename",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typer
 
-from eventcore.cli import catalog, debug, explain, handlers, health, metrics
+from eventcore.cli import catalog, debug, explain, handlers, health, metrics, profile
 from eventcore.cli.contributed import Commands
 
 __all__ = ["app"]
@@ -27,4 +27,5 @@ app.command("catalog")(catalog.catalog)
 app.command("explain")(explain.explain)
 app.command("health")(health.health)
 app.command("metrics")(metrics.metrics)
+app.command("profile", context_settings=profile.CONTEXT)(profile.profile)
 app.add_typer(debug.app, name="debug")
