@@ -10,6 +10,7 @@ import pytest
 
 import eventcore as ec
 from eventcore.context import ROOT, SCOPE
+from eventcore.plugins import Plugins
 
 pytest_plugins = ["pytester"]
 
@@ -62,6 +63,25 @@ def seeds():
     if not (SEEDS / "tiny-dancer.md").is_file():
         pytest.skip(f"no guides at {SEEDS} (set EVENTCORE_SEEDS)")
     return SEEDS
+
+
+@pytest.fixture(scope="session")
+def declared_everywhere():
+    """Return the catalog of everything installed, with all metric packs, and the plugins."""
+    plugins = Plugins()
+    catalog = ec.Catalog(packs=plugins.packs(), contributed=plugins.events)
+    for pack in catalog.packs:
+        catalog.pack(pack)
+    return catalog, plugins
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory):
+    """Run the live application with real servers around it, once for all tests that ask for it."""
+    from tests.support.live import live as running
+
+    with running(tmp_path_factory.mktemp("live")) as everything:
+        yield everything
 
 
 @pytest.hookimpl(wrapper=True)
