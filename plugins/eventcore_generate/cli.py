@@ -15,7 +15,12 @@ import typer
 from eventcore.cli.output import fail
 from eventcore.errors import EventCoreError
 from eventcore_generate.asyncapi import asyncapi
+from eventcore_generate.compose import compose
+from eventcore_generate.dockerfile import dockerfile
+from eventcore_generate.everything import everything
 from eventcore_generate.grafana import grafana
+from eventcore_generate.kubernetes import kubernetes
+from eventcore_generate.log_alerts import log_alerts
 from eventcore_generate.output import Files, put
 from eventcore_generate.prometheus import alertmanager, prometheus_config
 from eventcore_generate.reference import reference
@@ -33,9 +38,14 @@ MAKERS: dict[str, Callable[..., Files]] = {
     "prometheus-rules": prometheus_rules,
     "prometheus-config": prometheus_config,
     "alertmanager": alertmanager,
+    "log-alerts": log_alerts,
+    "compose": compose,
+    "dockerfile": dockerfile,
+    "k8s": kubernetes,
     "docs": reference,
     "json-schema": json_schema,
     "asyncapi": asyncapi,
+    "all": everything,
 }
 """What can be made, by the name of its command."""
 

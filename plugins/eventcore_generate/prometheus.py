@@ -9,12 +9,21 @@ import typer
 from eventcore.errors import ConfigurationError
 from eventcore_generate.output import Files, header, yaml_text
 from eventcore_generate.rules import RULES
+from eventcore_generate.serving import Serving
 from eventcore_generate.source import Source  # noqa: TC001 - the command line reads the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ScrapeInterval", "Webhook", "alertmanager", "prometheus_config", "prometheus_content"]
+__all__ = [
+    "DEFAULT_WEBHOOK",
+    "PATH",
+    "ScrapeInterval",
+    "Webhook",
+    "alertmanager",
+    "prometheus_config",
+    "prometheus_content",
+]
 
 PATH = "/metrics"
 
@@ -53,10 +62,27 @@ def prometheus_content(source: Source, targets: Sequence[str], scrape_interval: 
             "rule_files": [RULES],
             "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
             "scrape_configs": [
-                {"job_name": source.service, "metrics_path": PATH, "static_configs": [{"targets": list(targets)}]}
+                {
+                    "job_name": source.service,
+                    "metrics_path": PATH,
+                    **_access(Serving.of(source)),
+                    "static_configs": [{"targets": list(targets)}],
+                }
             ],
         }
     )
+
+
+def _access(serving: Serving) -> dict[str, Any]:
+    """Return how the server is spoken to where it asks who reads, or speaks TLS; secrets lie in files beside it."""
+    access: dict[str, Any] = {}
+    if serving.is_tls:
+        access |= {"scheme": "https", "tls_config": {"ca_file": "ca.pem"}}
+    if serving.has_token:
+        access |= {"authorization": {"type": "Bearer", "credentials_file": "token"}}
+    elif serving.username:
+        access |= {"basic_auth": {"username": serving.username, "password_file": "password"}}
+    return access
 
 
 def alertmanager(source: Source, *, webhook: Webhook = DEFAULT_WEBHOOK) -> Files:  # noqa: ARG001 - makers take the source

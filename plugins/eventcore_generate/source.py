@@ -13,19 +13,18 @@ from eventcore.errors import ConfigurationError, did_you_mean
 from eventcore.exposition import exposition_of, metric_of
 from eventcore.inspection import made_events
 from eventcore.instruments import Instrument
-from eventcore.rehearsal import rehearse
+from eventcore.plugins import Plugins
+from eventcore.resource import Resource
+from eventcore.settings import Settings, Sources, load_settings
 from eventcore_generate.bus import BUS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from eventcore.emitter import Emitter
     from eventcore.events import Event
     from eventcore.exposition import Metric
     from eventcore.monitoring import Monitoring
-    from eventcore.plugins import Plugins
-    from eventcore.resource import Resource
 
 __all__ = ["BUS_PACK", "GIVEN_PACK", "Part", "Source"]
 
@@ -71,14 +70,14 @@ class Source:
     ) -> None:
         for module in modules:
             import_module(module)
-        emitter = rehearse(config)
-        assert emitter.plugins is not None  # noqa: S101 - a rehearsal loads them; for the type checker
-        assert emitter.settings is not None  # noqa: S101 - the same
-        self.plugins: Plugins = emitter.plugins
-        self.settings = emitter.settings
-        self.resource: Resource = emitter.resource
+        # Handlers and services are not made: they would want the secrets of the place where they are to run.
+        sources = Sources.find(config, {})
+        self.plugins = Plugins(block=sources.blocked_plugins())
+        self.settings = load_settings(sources, self.plugins.services(), {})
+        frame = self.settings.frame
+        self.resource = Resource(frame.service, frame.version, frame.environment)
         self.catalog = Catalog(packs=self.plugins.packs(), contributed=self.plugins.events)
-        self._packs = tuple(packs) or _enabled(emitter)
+        self._packs = tuple(packs) or _enabled(self.settings)
         given = [instrument for path in instruments for instrument in _resolved(path)]
         self.catalog.register(given)
         self.catalog.register_events(_made_in(modules))
@@ -94,8 +93,9 @@ class Source:
     @property
     def slug(self) -> str:
         """The service's name as file names, images and Kubernetes take it: lower case, digits, hyphens."""
-        slug = "".join(c if c.isascii() and c.isalnum() else "-" for c in self.service.lower()).strip("-")
-        return slug[:50].strip("-") or "app"
+        slug = "".join(c if c.isascii() and c.isalnum() else "-" for c in self.service.lower())
+        slug = slug.strip("-0123456789")[:50].strip("-")  # Kubernetes' names of services begin with a letter
+        return slug or "app"
 
     @property
     def events(self) -> Mapping[str, type[Event]]:
@@ -139,9 +139,15 @@ class Source:
         return Part(name, metrics, by_metric, monitoring)
 
 
-def _enabled(emitter: Emitter) -> tuple[str, ...]:
+def _enabled(settings: Settings) -> tuple[str, ...]:
     """Return the packs that handlers are configured with, each once."""
-    packs = [pack for handler in emitter.handlers for pack in getattr(handler.config, "packs", ())]
+    packs: list[str] = []
+    for name, options in settings.frame.handlers.items():
+        given = options.get("packs", ())
+        if not isinstance(given, list | tuple):
+            where = settings.where("handlers", name, "packs")
+            raise ConfigurationError(f"{where}: expected a list of metric packs, not {given!r}")
+        packs += map(str, given)
     return tuple(dict.fromkeys(packs))
 
 

@@ -80,3 +80,16 @@ def test_types_and_instruments_of_an_application_are_known(generate, shop):
 def test_instruments_that_are_none_are_one_error(generate, path):
     """A path that leads nowhere, or to something else than instruments, is named with its remedy."""
     assert f"--instruments {path}" in generate("docs", "--instruments", path, code=2)
+
+
+def test_no_secret_is_needed(generate, settings):
+    """Files are made where the application does not run: what secrets it reads there need not be here."""
+    handlers = '[handlers.oncall]\nuse = "webhook"\nurl = "https://example.com"\nsecret = "env:NOT_SET_HERE"\n'
+    settings.write_text(settings.read_text() + 'token = "env:NOT_SET_HERE"\n' + handlers)
+    assert "NOT_SET_HERE" not in generate("all")
+
+
+def test_packs_that_are_no_list_are_one_error(generate, settings):
+    """A text in the place of the list of packs is named with its place."""
+    settings.write_text(settings.read_text().replace('["tiny_dancer"]', '"tiny_dancer"'))
+    assert "expected a list of metric packs, not 'tiny_dancer'" in generate("docs", code=2)
