@@ -43,7 +43,7 @@ class Profile(
 ):
     """A profiled section of code."""
 
-    profile: str
+    profile: Annotated[str, Label]
     cpu_s: Annotated[float, Measure(unit="s")] = unset
     memory_delta_bytes: Annotated[int, Measure(unit="By")] = unset
     memory_source: Annotated[MemorySource, Label] = unset

@@ -15,7 +15,7 @@ from eventcore.inspection import known_events
 from eventcore.plugins import Plugins
 from eventcore.resource import Resource
 from eventcore.settings import Sources, load_settings
-from eventcore.setup import _add_handlers, _has_structlog, _make_service
+from eventcore.setup import _add_handlers, _has_structlog, _make_service, _with_debug
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,10 +54,11 @@ def rehearse(config: str | Path | None = None) -> Emitter:
     sources = Sources.find(config, {})
     plugins = Plugins(block=sources.blocked_plugins())
     settings = load_settings(sources, plugins.services(), {"log": {}} if _has_structlog() else {})
+    settings, more = _with_debug(settings, plugins, ())
     frame = settings.frame
     emitter = _Rehearsal(
         resource=Resource(frame.service, frame.version, frame.environment),
-        catalog=Catalog(packs=plugins.packs(), contributed=plugins.events),
+        catalog=Catalog(instruments=more, packs=plugins.packs(), contributed=plugins.events),
         journal=frame.journal,
     )
     emitter.plugins = plugins

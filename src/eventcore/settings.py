@@ -50,6 +50,9 @@ class Frame(BaseSettings):
     strict: bool = Field(
         default=False, description="Raise on results that do not validate (for tests) instead of leaving them out."
     )
+    debug: bool = Field(
+        default=False, description="DEBUG lines in every log, spans on the console, and the series eventcore_debug_…"
+    )
     shutdown_timeout_s: float = Field(5.0, gt=0, description="How long shutdown may take.")
     journal: JournalConfig = Field(
         default_factory=lambda: JournalConfig.model_validate({}), description="The journal of durable handlers."

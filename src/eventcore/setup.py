@@ -71,10 +71,14 @@ def configure(
     sources = Sources.find(config, given)
     found = Plugins(block=sources.blocked_plugins(), extra=plugins)
     read = load_settings(sources, found.services(), {} if ready or not _has_structlog() else {"log": {}})
+    events, instruments = tuple(events), tuple(instruments)
+    read, more = _with_debug(read, found, (*events, *(t for one in instruments for t in one.types)))
     frame = read.frame
     emitter = Emitter(
         resource=Resource(frame.service, frame.version, frame.environment),
-        catalog=Catalog(events=events, instruments=instruments, packs=found.packs(), contributed=found.events),
+        catalog=Catalog(
+            events=events, instruments=(*instruments, *more), packs=found.packs(), contributed=found.events
+        ),
         clock=clock,
         ids=ids,
         strict=frame.strict,
@@ -139,6 +143,21 @@ def _retire(emitter: Emitter) -> None:
     atexit.unregister(emitter.shutdown)
     if get_emitter() is emitter:
         set_emitter(None)
+
+
+def _with_debug(read: Settings, found: Plugins, given: Iterable[type[Event]]) -> tuple[Settings, list[Instrument]]:
+    """Apply the setting ``debug``: return settings and the instruments that it adds."""
+    if not read.frame.debug:
+        return read, []
+    from eventcore.debugging import debugged, detailed
+    from eventcore.inspection import made_events
+
+    try:
+        contributed = found.events()
+    except ConfigurationError:  # a plugin whose library is missing: its operations are not known here
+        contributed = []
+    known = {t.__event__.name: t for t in (*made_events(), *contributed, *given)}
+    return debugged(read, found), detailed(known.values())
 
 
 def _has_structlog() -> bool:
