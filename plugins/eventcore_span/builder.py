@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from eventcore.events import Category
 from eventcore.redaction import scrub_text
 from eventcore.vocabulary import AdHocOperation
+from eventcore_otlp.environment import flag
+from eventcore_span import genai
 from eventcore_span.attributes import Attributes, text_of
 from eventcore_span.limits import Limits
-from eventcore_span.span import INTERNAL, SERVER, STATUS_ERROR, STATUS_UNSET, FinishedSpan, SpanEvent
+from eventcore_span.span import CLIENT, INTERNAL, SERVER, STATUS_ERROR, STATUS_UNSET, FinishedSpan, SpanEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from traceback import TracebackException
 
     import eventcore as ec
+    from eventcore_span.held import Held
 
 __all__ = ["MAX_NAME", "SpanBuilder"]
 
@@ -26,42 +30,59 @@ _64_BITS = (1 << 64) - 1
 class _Plan:
     """What is known of one event type before the first of its spans."""
 
-    __slots__ = ("each", "event_name", "name", "open")
+    __slots__ = ("each", "event_name", "is_genai", "keys", "left_out", "name", "open")
 
-    def __init__(self, event_type: type[ec.Event]) -> None:
+    def __init__(self, event_type: type[ec.Event], *, is_genai: bool) -> None:
         spec = event_type.__event__
         self.name = spec.span
         self.event_name = spec.name
         self.each = frozenset(spec.each)
         # What `ec.span(name, **attributes)` was given belongs to the span itself.
         self.open = "attributes" if issubclass(event_type, AdHocOperation) else ""
+        self.is_genai = is_genai
+        self.keys: Mapping[str, str] = genai.ATTRIBUTES if is_genai else {}
+        self.left_out = genai.CONTENT if is_genai and not flag(genai.CAPTURE_CONTENT) else frozenset()
 
 
 class SpanBuilder:
-    """Makes finished spans, within ``limits``, from the envelopes of finished operations."""
+    """Makes finished spans, within ``limits``, from the envelopes of finished operations.
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    ``is_genai`` names the fields of operations of category ``model`` as ``genai`` says.
+    """
+
+    def __init__(self, limits: Limits | None = None, *, is_genai: bool = False) -> None:
         self.limits = limits or Limits()
+        self._is_genai = is_genai
         self._plans: dict[type[ec.Event], _Plan] = {}
 
-    def build(self, envelope: ec.Envelope, operation: ec.LiveOperation[Any]) -> Iterator[FinishedSpan]:
+    def renames(self, event_type: type[ec.Event]) -> bool:
+        """Whether spans of this type have other names than its fields have."""
+        return self._is_genai and event_type.__event__.category is Category.MODEL
+
+    def build(
+        self, envelope: ec.Envelope, operation: ec.LiveOperation[Any], held: Held | None = None
+    ) -> Iterator[FinishedSpan]:
         """Yield the operation's span; one per element where its type has ``each`` arrays.
 
-        Raises ValueError where aligned arrays differ in length.
+        What is ``held`` happened in it: events of the span, of the first one in a batch. Raises ValueError where
+        aligned arrays differ in length.
         """
         event_type = envelope.event_type
         plan = self._plans.get(event_type)
         if plan is None:
-            plan = self._plans[event_type] = _Plan(event_type)
+            plan = self._plans[event_type] = _Plan(event_type, is_genai=self.renames(event_type))
         payload = envelope.payload
         if not plan.each or plan.each.isdisjoint(payload):
-            yield self._span(plan, envelope, operation, operation.span_id, payload, is_batched=False)
+            yield _with_events(
+                self._span(plan, envelope, operation, operation.span_id, payload, is_batched=False), held
+            )
             return
         rows = list(envelope.items())
         if not rows:  # an empty batch took its time too
             rows = [{key: value for key, value in payload.items() if key not in plan.each}]
         for index, row in enumerate(rows):
-            yield self._span(plan, envelope, operation, _nth_id(operation.span_id, index), row, is_batched=True)
+            span = self._span(plan, envelope, operation, _nth_id(operation.span_id, index), row, is_batched=True)
+            yield span if index else _with_events(span, held)
 
     def _span(
         self,
@@ -83,8 +104,9 @@ class SpanBuilder:
         for key, value in payload.items():
             if key == plan.open:
                 attributes.flatten(value, scrub=False)
-            else:
-                attributes.put(key, value, scrub=False)  # the bus has looked for secrets in the payload's text
+            elif key not in plan.left_out:
+                # The bus has looked for secrets in the payload's text.
+                attributes.put(plan.keys.get(key, key), value, scrub=False)
         if operation.span_attributes:
             attributes.flatten(operation.span_attributes)
         if scope.bound:
@@ -111,9 +133,32 @@ class SpanBuilder:
         if operation.links:
             span.links = operation.links[: limits.links]
             span.dropped_links = len(operation.links) - len(span.links)
+        if plan.is_genai:
+            _name_as_genai(span)
         if operation.outcome != "success":
             _explain(span, operation, limits)
         return span
+
+
+def _with_events(span: FinishedSpan, held: Held | None) -> FinishedSpan:
+    """Put what happened inside an operation before its exception.
+
+    A span ends at its start plus a monotonic duration, events are stamped by the wall clock, which was seen to be some
+    10 µs ahead; what happened inside is not shown outside.
+    """
+    if held is not None:
+        for event in held.events:
+            event.time_ns = min(event.time_ns, span.end_ns)
+        span.events = (*held.events, *span.events)
+        span.dropped_events = held.dropped
+    return span
+
+
+def _name_as_genai(span: FinishedSpan) -> None:
+    named = [span.attributes.get(key) for key in (genai.OPERATION, genai.MODEL)]
+    if named[0]:
+        span.name = " ".join(str(part) for part in named if part)
+    span.kind = CLIENT if span.kind == INTERNAL else span.kind
 
 
 def _explain(span: FinishedSpan, operation: ec.LiveOperation[Any], limits: Limits) -> None:

@@ -70,6 +70,13 @@ class SpanConfig(OtlpOptions, _Exporter):
         description="Whether traces that are continued keep their caller's decision; if no span handler says so, the "
         "ratio decides on them too.",
     )
+    span_events: bool = Field(
+        default=False,
+        description="Whether events inside an operation become events of its span; else they are correlated logs only.",
+    )
+    conventions: Literal["none", "genai"] = Field(
+        "none", description="'genai': operations of category 'model' under OpenTelemetry's names for generative AI."
+    )
     interop: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Share parents with libraries instrumented for OpenTelemetry in this process; auto: if "

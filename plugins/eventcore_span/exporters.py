@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import eventcore as ec
 from eventcore_otlp import SCOPE_NAME, resource_attributes
-from eventcore_span.span import SERVER, STATUS_ERROR
+from eventcore_span.span import CLIENT, INTERNAL, SERVER, STATUS_ERROR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from eventcore_span.builder import SpanBuilder
+    from eventcore_span.held import Held
     from eventcore_span.span import AttributeValue, FinishedSpan
 
 __all__ = ["ConsoleExporter", "ExportError", "Exporter", "FileExporter", "MemoryExporter", "giving_way"]
@@ -39,7 +40,7 @@ class ExportError(ec.EventCoreError):
 class Exporter:
     """Takes finished spans in batches, in the handler's worker."""
 
-    def form(self, builder: SpanBuilder) -> Callable[[ec.Envelope, ec.LiveOperation[Any]], Iterable[Any]]:
+    def form(self, builder: SpanBuilder) -> Callable[[ec.Envelope, ec.LiveOperation[Any], Held | None], Iterable[Any]]:
         """Return what makes of an operation what ``export`` takes: finished spans, unless overridden."""
         return builder.build
 
@@ -175,8 +176,8 @@ def _for_people(span: FinishedSpan) -> dict[str, Any]:
     }
     if span.status_message:
         line["status_message"] = span.status_message
-    if span.kind == SERVER:
-        line["kind"] = "server"
+    if span.kind != INTERNAL:
+        line["kind"] = {SERVER: "server", CLIENT: "client"}[span.kind]
     line["attributes"] = span.attributes
     if span.events:
         line["events"] = [{"name": event.name, **event.attributes} for event in span.events]
@@ -210,6 +211,7 @@ def _span_json(span: FinishedSpan) -> dict[str, Any]:
                 "timeUnixNano": str(event.time_ns),
                 "name": event.name,
                 "attributes": _attributes_json(event.attributes),
+                **({"droppedAttributesCount": event.dropped_attributes} if event.dropped_attributes else {}),
             }
             for event in span.events
         ]
@@ -217,6 +219,8 @@ def _span_json(span: FinishedSpan) -> dict[str, Any]:
         data["links"] = [
             {"traceId": f"{trace_id:032x}", "spanId": f"{span_id:016x}"} for trace_id, span_id in span.links
         ]
+    if span.dropped_events:
+        data["droppedEventsCount"] = span.dropped_events
     if span.dropped_links:
         data["droppedLinksCount"] = span.dropped_links
     return data

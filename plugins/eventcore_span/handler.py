@@ -6,6 +6,7 @@ children and ``traceparent`` need the decision at once. Unsampled operations tak
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -16,20 +17,19 @@ from eventcore_otlp.environment import flag
 from eventcore_span.builder import SpanBuilder
 from eventcore_span.config import SpanConfig
 from eventcore_span.exporters import ConsoleExporter, Exporter, FileExporter, MemoryExporter, giving_way
+from eventcore_span.held import HeldEvents
 from eventcore_span.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from eventcore.context import ContextProvider
+    from eventcore.context import ContextProvider, Scope
     from eventcore.handler import Sink
 
 __all__ = ["SpanHandler"]
 
 MAX_PER_EXPORT = 512
 """Spans in one export; expanded batches would else make requests larger than receivers take."""
-
-ZIPKIN = "opentelemetry.exporter.zipkin.json:ZipkinExporter"
 
 _64_BITS = (1 << 64) - 1
 
@@ -51,7 +51,9 @@ class SpanHandler(ec.Handler):
         # The emitter asks for these two; one that is disabled has no say.
         self.sampling_ratio = None if self.is_disabled else ratio
         self.parent_based = None if self.is_disabled else parent_based
-        self._builder = SpanBuilder(Limits.from_environment())
+        limits = Limits.from_environment()
+        self._builder = SpanBuilder(limits, is_genai=self.config.conventions == "genai")
+        self._held = HeldEvents(limits) if self.config.span_events else None
         self._exporter: Exporter | None = None
         self._pid = os.getpid()
         self.context_provider: ContextProvider | None = None
@@ -74,17 +76,22 @@ class SpanHandler(ec.Handler):
             emitter.context_provider = emitter.context_provider or self.context_provider
 
     def sink_for(self, event_type: type[ec.Event], severity: ec.Severity) -> Sink | None:  # noqa: ARG002 - as overridden
-        """Take operations; other events are no spans."""
+        """Take operations; other events only where they become events of the span that they happen in."""
         if self.is_disabled or self.config.exporter == "none":
             return None
-        return self.handle if event_type.__event__.is_operation else None
+        return self.handle if event_type.__event__.is_operation or self.config.span_events else None
 
     def draw_for(self, event_type: type[ec.Event], severity: ec.Severity) -> Callable[[ec.Envelope], bool] | None:  # noqa: ARG002 - as overridden
-        """Draw again where another span handler has a larger ratio: by the same bits, so that traces are whole."""
-        bound = self._bound
-        if self.emitter.trace_bound <= bound:
+        """Leave out events outside operations that are recorded; and draw again where another ratio is larger.
+
+        By the same bits as the emitter, so that traces are whole.
+        """
+        bound = self._bound if self.emitter.trace_bound > self._bound else 1 << 64
+        if not event_type.__event__.is_operation:
+            return lambda envelope: _is_recorded(envelope.scope, bound)
+        if bound > _64_BITS:
             return None
-        return lambda envelope: envelope.span is None or envelope.span.trace_id & _64_BITS < bound
+        return lambda envelope: envelope.scope.trace_id & _64_BITS < bound
 
     def handle(self, envelope: ec.Envelope) -> None:
         """Export one operation."""
@@ -94,6 +101,7 @@ class SpanHandler(ec.Handler):
         """Build and export the spans of a batch; PartialFailure names the operations that have a span not exported."""
         if os.getpid() != self._pid:  # a forked child: connections and the resource's pid are the parent's
             self._use(self._open())
+            self._held = HeldEvents(self._builder.limits) if self._held else None
             self._pid = os.getpid()
         spans, origins, failed, cause = self._build(envelopes)
         for start in range(0, len(spans), MAX_PER_EXPORT):
@@ -114,17 +122,21 @@ class SpanHandler(ec.Handler):
 
     def _build(self, envelopes: Sequence[ec.Envelope]) -> tuple[list[Any], list[int], set[int], Exception | None]:
         """Return spans, the index of each one's envelope, and the indices of those that made none, with the reason."""
-        make = self._make
+        make, held = self._make, self._held
         spans: list[Any] = []
         origins: list[int] = []
         failed: set[int] = set()
         cause: Exception | None = None
         for index, envelope in enumerate(giving_way(envelopes)):
             operation = envelope.span
-            if operation is None:  # emitted as a plain event, never run: there is no time to show
-                continue
             try:
-                made = list(make(envelope, operation))
+                if operation is not None:
+                    made = list(make(envelope, operation, held.take(operation.span_id) if held else None))
+                elif held is not None:
+                    held.add(envelope)
+                    continue
+                else:  # an operation that was emitted as a plain event, and never ran: there is no time to show
+                    continue
             except Exception as error:  # noqa: BLE001 - one bad payload must not take the others down; counted below
                 failed.add(index)
                 cause = cause or error
@@ -153,13 +165,14 @@ class SpanHandler(ec.Handler):
             **(self._exporter.describe() if self._exporter else {}),
             "sampling_ratio": self.sampling_ratio,
             "parent_based": self.parent_based,
+            **({"held_events_forgotten": self._held.forgotten} if self._held else {}),
             **({"disabled": "by OTEL_SDK_DISABLED"} if self.is_disabled else {}),
             "interop": self.context_provider is not None,
         }
 
     def preview(self, envelope: ec.Envelope) -> str:
         """Return the envelope's span or spans, as the console exporter writes them."""
-        return ConsoleExporter.text(SpanBuilder().build(envelope, envelope.span) if envelope.span else ())
+        return ConsoleExporter.text(self._builder.build(envelope, envelope.span) if envelope.span else ())
 
     def closing(self) -> None:
         """Leave half of the time for shutdown to what still waits in the queue."""
@@ -185,11 +198,11 @@ class SpanHandler(ec.Handler):
                 return OtlpExporter(config, resource)
             from eventcore_span.third_party import SdkExporter
 
-            target, options = config.exporter, config.exporter_options
-            if target == "zipkin":
-                target = ZIPKIN
-                options = {**({"endpoint": config.endpoint} if config.endpoint else {}), **options}
-            return SdkExporter(target, options, resource, config.timeout_s or DEFAULT_TIMEOUT_S)
+            options = config.exporter_options
+            if config.exporter == "zipkin":
+                asked = {"endpoint": config.endpoint, "timeout": config.timeout_s and math.ceil(config.timeout_s)}
+                options = {**{name: value for name, value in asked.items() if value}, **options}
+            return SdkExporter(config.exporter, options, resource, config.timeout_s or DEFAULT_TIMEOUT_S)
         except ModuleNotFoundError as error:
             raise ec.PluginError(
                 f"exporter = {config.exporter!r} needs the package {error.name!r}, which is not installed; "
@@ -205,6 +218,11 @@ def _opentelemetry() -> ContextProvider:
             f"interop = 'on' needs the package {error.name!r}, which is not installed; pip install 'eventcore[span]'"
         ) from error
     return OpenTelemetryContext()
+
+
+def _is_recorded(scope: Scope, bound: int) -> bool:
+    """Whether a scope is that of an operation whose trace is recorded."""
+    return scope.operation is not None and scope.sampled and scope.trace_id & _64_BITS < bound
 
 
 class ExportRejectedError(ec.EventCoreError):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import eventcore as ec
     from eventcore_span.builder import SpanBuilder
-    from eventcore_span.limits import Limits
+    from eventcore_span.held import Held
     from eventcore_span.span import FinishedSpan
 
 __all__ = ["OtlpExporter", "SpanEncoder", "encode"]
@@ -44,7 +44,9 @@ class OtlpExporter(Exporter):
         self._frame = Frame(resource_attributes(resource, os.getpid()))
         self._transport = options.open("traces")
 
-    def form(self, builder: SpanBuilder) -> Callable[[ec.Envelope, ec.LiveOperation[Any]], Iterable[bytes]]:
+    def form(
+        self, builder: SpanBuilder
+    ) -> Callable[[ec.Envelope, ec.LiveOperation[Any], Held | None], Iterable[bytes]]:
         """Return what writes an operation's spans as bytes."""
         return SpanEncoder(builder).encode
 
@@ -73,19 +75,22 @@ class SpanEncoder:
         self._builder = builder
         self._plain: dict[type[ec.Event], _PlainType] = {}
 
-    def encode(self, envelope: ec.Envelope, operation: ec.LiveOperation[Any]) -> Iterable[bytes]:
+    def encode(
+        self, envelope: ec.Envelope, operation: ec.LiveOperation[Any], held: Held | None = None
+    ) -> Iterable[bytes]:
         """Return the operation's spans; ValueError where aligned arrays differ in length."""
-        if operation.outcome == "success" and operation.span_name is None and operation.span_attributes is None:
+        is_plain = operation.outcome == "success" and operation.span_name is None and operation.span_attributes is None
+        if is_plain and held is None:
             scope = envelope.scope
             if not (scope.bound or scope.correlation_id or scope.tracestate or envelope.tags or operation.links):
                 event_type = operation.event_type
                 plain = self._plain.get(event_type)
                 if plain is None:
-                    plain = self._plain[event_type] = _PlainType(event_type, self._builder.limits)
+                    plain = self._plain[event_type] = _PlainType(event_type, self._builder)
                 span = plain.encode(envelope.event.__dict__, operation)
                 if span is not None:
                     return (span,)
-        return [encode(span) for span in self._builder.build(envelope, operation)]
+        return [encode(span) for span in self._builder.build(envelope, operation, held)]
 
 
 class _PlainType:
@@ -93,15 +98,15 @@ class _PlainType:
 
     __slots__ = ("_fields", "_internal", "_limit", "_server")
 
-    def __init__(self, event_type: type[ec.Event], limits: Limits) -> None:
-        spec = event_type.__event__
+    def __init__(self, event_type: type[ec.Event], builder: SpanBuilder) -> None:
+        spec, limits = event_type.__event__, builder.limits
         name = delimited(b"\x2a", spec.span.encode("utf-8", "replace"))
         about = key_value(_ATTRIBUTE, "event.name", text_of(spec.name, limits.text, scrub=False))
         self._internal = name + b"\x30" + varint(INTERNAL) + about
         self._server = name + b"\x30" + varint(SERVER) + about
         self._limit = limits.text
         self._fields = None
-        if spec.is_plain and len(spec.fields) < limits.attributes:
+        if spec.is_plain and len(spec.fields) < limits.attributes and not builder.renames(event_type):
             self._fields = tuple((key, _PlainField(key, limits.text)) for key in spec.fields)
 
     def encode(self, values: dict[str, Any], operation: ec.LiveOperation[Any]) -> bytes | None:
@@ -200,7 +205,10 @@ def encode(span: FinishedSpan) -> bytes:
         parts.append(b"\x50" + varint(span.dropped_attributes))
     for event in span.events:
         time, name = b"\x09" + fixed64(event.time_ns), delimited(b"\x12", event.name.encode())
-        parts.append(delimited(b"\x5a", time + name + attributes(event.attributes, b"\x1a")))
+        dropped = b"\x20" + varint(event.dropped_attributes) if event.dropped_attributes else b""
+        parts.append(delimited(b"\x5a", time + name + attributes(event.attributes, b"\x1a") + dropped))
+    if span.dropped_events:
+        parts.append(b"\x60" + varint(span.dropped_events))
     for trace_id, span_id in span.links:
         ids = b"\x0a\x10" + trace_id.to_bytes(16, "big") + b"\x12\x08" + span_id.to_bytes(8, "big")
         parts.append(delimited(b"\x6a", ids))

@@ -7,7 +7,7 @@ need no library. Making one costs less than a third of what the OpenTelemetry SD
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eventcore_otlp.wire import AttributeValue
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "CLIENT",
     "FLAGS",
     "FLAGS_OF_REMOTE",
     "INTERNAL",
@@ -27,7 +28,7 @@ __all__ = [
     "SpanEvent",
 ]
 
-INTERNAL, SERVER = 1, 2
+INTERNAL, SERVER, CLIENT = 1, 2, 3
 """Values of OTLP's ``Span.SpanKind``."""
 
 STATUS_UNSET, STATUS_ERROR = 0, 2
@@ -39,11 +40,12 @@ FLAGS, FLAGS_OF_REMOTE = 0x101, 0x301
 
 @dataclass(slots=True)
 class SpanEvent:
-    """Something that happened at one moment of a span; in use for ``exception``."""
+    """Something that happened at one moment of a span."""
 
     name: str
     time_ns: int
     attributes: Mapping[str, AttributeValue]
+    dropped_attributes: int = 0
 
 
 @dataclass(slots=True)
@@ -65,7 +67,8 @@ class FinishedSpan:
     dropped_attributes: int = 0
     events: tuple[SpanEvent, ...] = ()
     links: tuple[tuple[int, int], ...] = ()
-    dropped_links: int = field(default=0)
+    dropped_links: int = 0
+    dropped_events: int = 0
 
     @property
     def flags(self) -> int:

@@ -19,7 +19,7 @@ from eventcore.errors import did_you_mean
 from eventcore_otlp import SCOPE_NAME, resource_attributes
 from eventcore_span.config import BUILT_IN
 from eventcore_span.exporters import Exporter, ExportError, giving_way
-from eventcore_span.span import SERVER, STATUS_ERROR
+from eventcore_span.span import CLIENT, INTERNAL, SERVER, STATUS_ERROR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["GROUP", "SdkExporter", "load_exporter"]
 
 GROUP = "opentelemetry_traces_exporter"
+ZIPKIN = "opentelemetry.exporter.zipkin.json:ZipkinExporter"
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_KINDS = {INTERNAL: SpanKind.INTERNAL, SERVER: SpanKind.SERVER, CLIENT: SpanKind.CLIENT}
 
 
 class SdkExporter(Exporter):
@@ -93,7 +95,7 @@ class SdkExporter(Exporter):
                 Link(SpanContext(trace_id, span_id, is_remote=True, trace_flags=_SAMPLED))
                 for trace_id, span_id in span.links
             ],
-            kind=SpanKind.SERVER if span.kind == SERVER else SpanKind.INTERNAL,
+            kind=_KINDS[span.kind],
             status=Status(StatusCode.ERROR, span.status_message) if span.status == STATUS_ERROR else Status(),
             start_time=span.start_ns,
             end_time=span.end_ns,
@@ -106,13 +108,14 @@ def load_exporter(target: str) -> type[SpanExporter]:
 
     Raises PluginError naming what was looked for and what there is.
     """
-    if ":" in target:
+    if ":" in target or target == "zipkin":
         try:
-            loaded = pkgutil.resolve_name(target)
+            loaded = pkgutil.resolve_name(ZIPKIN if target == "zipkin" else target)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ec.PluginError(
-                f"exporter = {target!r} cannot be imported ({error}); install its package, or correct the path"
-            ) from error
+            remedy = (
+                "pip install 'eventcore[zipkin]'" if target == "zipkin" else "install its package, or correct the path"
+            )
+            raise ec.PluginError(f"exporter = {target!r} cannot be imported ({error}); {remedy}") from error
     else:
         found = {entry_point.name: entry_point for entry_point in importlib.metadata.entry_points(group=GROUP)}
         if target not in found:

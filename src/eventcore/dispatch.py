@@ -85,7 +85,7 @@ class Attachment:
 class Route:
     """A compiled decision: the sinks that take one event type at one severity, and the keys it is counted under."""
 
-    __slots__ = ("calls", "done", "durable", "inline", "key", "redact", "severity", "sinks")
+    __slots__ = ("calls", "done", "durable", "inline", "key", "redact", "severity", "sinks", "unsampled")
 
     def __init__(
         self,
@@ -105,6 +105,8 @@ class Route:
         self.inline = durable or any(attachment.queue is None for _, attachment in sinks)
         self.redact = redact
         self.durable = durable
+        self.unsampled: Route | None = None
+        """The route for operations that are not recorded, once one was needed."""
 
     def __repr__(self) -> str:
         names = ", ".join(attachment.name for _, attachment in self.sinks)

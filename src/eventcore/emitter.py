@@ -318,7 +318,9 @@ class Emitter:
             route = self._routes[event_type, event_type.__event__.severity_of(outcome)]
             cells.counts[ledger.abandoned if outcome == "abandoned" else ledger.ended] += 1
         if not operation.sampled:
-            route = self._routes[event_type, Unsampled(route.severity)]
+            if route.unsampled is None:
+                route.unsampled = self._routes[event_type, Unsampled(route.severity)]
+            route = route.unsampled
         if not route.sinks:
             if route.key.unsampled:
                 cells.counts[route.key] += 1

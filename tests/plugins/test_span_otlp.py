@@ -38,7 +38,8 @@ SPANS = st.builds(
     status_message=TEXTS,
     trace_state=TEXTS,
     dropped_attributes=st.integers(0, 2**32 - 1),
-    events=st.lists(st.builds(SpanEvent, TEXTS, TIMES, ATTRIBUTES), max_size=3).map(tuple),
+    events=st.lists(st.builds(SpanEvent, TEXTS, TIMES, ATTRIBUTES, st.integers(0, 9)), max_size=3).map(tuple),
+    dropped_events=st.integers(0, 2**32 - 1),
     links=st.lists(st.tuples(IDS, SPAN_IDS), max_size=3).map(tuple),
     dropped_links=st.integers(0, 2**32 - 1),
 )

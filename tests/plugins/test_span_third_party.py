@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -132,3 +134,57 @@ assert opentelemetry.trace._TRACER_PROVIDER is None
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def zipkin():
+    """Return the URL of a receiver of Zipkin's JSON, and what it got."""
+    got = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(202)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Keep the test's output clean."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/api/v2/spans", got
+        server.shutdown()
+        thread.join()
+
+
+def test_zipkin_gets_its_own_json(zipkin):
+    """With exporter = "zipkin" Zipkin's JSON arrives: ids, parent, times in microseconds, tags, the service's name."""
+    url, got = zipkin
+    with ec.configure(service="shop", handlers={"span": {"exporter": "zipkin", "endpoint": url}}) as emitter:
+        with emitter.operation(Work, number=1) as outer, emitter.operation(Work, value="x") as inner:
+            inner.fail(ValueError("no"))
+        assert emitter.flush()
+        assert emitter.ledger().handler("span").delivered == 2
+    child, parent = got
+    assert (parent["traceId"], parent["id"]) == (f"{outer.trace_id:032x}", f"{outer.span_id:016x}")
+    assert (child["traceId"], child["parentId"]) == (parent["traceId"], parent["id"])
+    assert (parent["name"], parent["localEndpoint"]["serviceName"]) == ("test.work", "shop")
+    assert abs(parent["timestamp"] - outer.start_ns / 1000) <= 1
+    assert parent["tags"]["number"] == "1"
+    assert child["tags"]["error"] == "ValueError: no"
+
+
+def test_zipkin_without_its_package_names_the_extra(monkeypatch):
+    """Without the exporter's package the error says which extra brings it."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.zipkin.json", None)
+    with pytest.raises(ec.PluginError, match=r"exporter = 'zipkin'.*pip install 'eventcore\[zipkin\]'"):
+        ec.configure(handlers={"span": {"exporter": "zipkin"}})
+
+
+def test_jaeger_means_otlp(receiver):
+    """With exporter = "jaeger" OTLP is sent, which Jaeger takes."""
+    with ec.configure(handlers={"span": {"exporter": "jaeger", "endpoint": receiver.endpoint}}) as emitter:
+        assert work(emitter, 2).delivered == 2
+    assert len(receiver.spans) == 2

@@ -31,7 +31,12 @@ def span_message(span: FinishedSpan) -> Span:
         dropped_attributes_count=span.dropped_attributes,
         status=Status(code=span.status, message=span.status_message) if span.status else None,
         events=[
-            Span.Event(name=event.name, time_unix_nano=event.time_ns, attributes=_attributes(event.attributes))
+            Span.Event(
+                name=event.name,
+                time_unix_nano=event.time_ns,
+                attributes=_attributes(event.attributes),
+                dropped_attributes_count=event.dropped_attributes,
+            )
             for event in span.events
         ],
         links=[
@@ -39,6 +44,7 @@ def span_message(span: FinishedSpan) -> Span:
             for trace_id, span_id in span.links
         ],
         dropped_links_count=span.dropped_links,
+        dropped_events_count=span.dropped_events,
     )
 
 
