@@ -1,0 +1,18 @@
+"""What eventcore generates, eventcore lint accepts."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from eventcore.cli import app
+
+
+@pytest.mark.parametrize("what", ["grafana", "prometheus-rules"])
+def test_what_is_generated_resolves(tmp_path, what):
+    """Generated dashboards and rules, those of the bus included, name only what exists and can return data."""
+    made = CliRunner().invoke(app, ["generate", what, "--pack", "tiny_dancer", "--output", str(tmp_path)])
+    assert made.exit_code == 0, made.output
+    result = CliRunner().invoke(app, ["lint", "--pack", "tiny_dancer", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("0 findings in ")
