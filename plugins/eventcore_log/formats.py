@@ -15,6 +15,7 @@ import orjson
 from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, plain_traceback
 
 from eventcore_log.schemas import SCHEMAS
+from eventcore_log.tracebacks import highlighter
 from eventcore_log.values import encodable
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def console_format(*, colors: bool) -> Format:
     Values are written as in JSON. Left out are fields that the message shows, what is the same on every line, names,
     categories and ids of events, and ``outcome="success"``.
     """
+    highlight = highlighter() if colors else None
     style = ConsoleRenderer.get_default_column_styles(colors)
     level_styles = ConsoleRenderer.get_default_level_styles(colors)
 
@@ -98,12 +100,12 @@ def console_format(*, colors: bool) -> Format:
     )
 
     def render(line: Line) -> bytes:
-        return f"{renderer(None, '', _for_people(line))}\n".encode()
+        return f"{renderer(None, '', _for_people(line, highlight))}\n".encode()
 
     return render
 
 
-def _for_people(line: Line) -> dict[str, Any]:
+def _for_people(line: Line, highlight: Callable[[str], str] | None) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for key, value in line.items():
         if key == "fields":
@@ -115,13 +117,14 @@ def _for_people(line: Line) -> dict[str, Any]:
     shown = {key if _KEY.fullmatch(key) else to_json(key): value for key, value in shown.items()}
     shown.update({key: line[key] for key in _AT_THE_END if key in line})
     if "exception" in line:
-        shown["exception"] = _block(line["exception"])
+        shown["exception"] = _block(line["exception"], highlight)
     return shown
 
 
-def _block(value: Any) -> str:
+def _block(value: Any, highlight: Callable[[str], str] | None) -> str:
     text = value.rstrip() if isinstance(value, str) else to_json(value)
-    return "\n".join(f"    {_printable(part)}" for part in text.split("\n"))
+    text = "\n".join(map(_printable, text.split("\n")))  # before colours, so that the only escapes are ours
+    return "\n".join(f"    {part}" for part in (highlight(text) if highlight else text).split("\n"))
 
 
 def _milliseconds(value: object) -> str:

@@ -229,6 +229,51 @@ def test_a_terminal_gets_colours(monkeypatch):
     assert re.sub(r"\x1b\[\d+m", "", text).split()[1:] == ["WARNING", "note:", "hello"]
 
 
+def test_a_terminal_gets_tracebacks_in_colour(monkeypatch):
+    """Rich colours the stack of operations and of loggers; without its colours it is what a pipe gets, line by line."""
+
+    def code(emitter):
+        try:
+            with emitter.operation(Work):
+                raise LookupError("no [bold]such[/bold] route :smile: \x1b[2J " + "x" * 300)  # noqa: TRY301 - the stack is
+        except LookupError:
+            ec.get_logger("shop").exception("failed")
+
+    def stacks(text):
+        return [line for line in re.sub(r"\x1b\[[\d;]*m", "", text).splitlines() if line.startswith("    ")]
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    plain = shown(code)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    coloured = shown(code)
+    block = "".join(line for line in coloured.splitlines(keepends=True) if line.startswith("    "))
+    assert "\x1b[" in block
+    assert "\x1b[2J" not in block
+    assert "LookupError" in block
+    assert stacks(coloured) == stacks(plain)
+    assert len(stacks(plain)) > 8
+
+
+def test_tracebacks_need_no_rich(tmp_path):
+    """Where rich is not installed, a terminal gets them without colour."""
+    program = textwrap.dedent("""
+        import sys
+        sys.modules["rich.console"] = None
+        import eventcore as ec
+        with ec.configure(handlers={"log": {}}):
+            try:
+                {}["k"]
+            except KeyError:
+                ec.get_logger("shop").exception("failed")
+    """)
+    environment = {**os.environ, "FORCE_COLOR": "1"}
+    environment.pop("NO_COLOR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert "    Traceback (most recent call last):\n" in done.stderr
+
+
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}])
 def test_colours_can_be_refused(monkeypatch, environment):
     """NO_COLOR and a dumb terminal mean plain text."""
