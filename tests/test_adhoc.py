@@ -393,7 +393,16 @@ def test_log_request_redacts_headers_and_body(handler):
 
 
 @pytest.mark.parametrize(
-    "body", ['{"api_key": "hunter2"}', "password=hunter2&x=1", ["secret: hunter2"], b'{"password": "hunter2"}']
+    "body",
+    [
+        '{"api_key": "hunter2"}',
+        "password=hunter2&x=1",
+        ["secret: hunter2"],
+        b'{"password": "hunter2"}',
+        '{"user": {"session": [{"refresh_token": "hunter2"}]}}',
+        b"grant=code&client_secret=hunter2",
+        "a=1&access%5Ftoken=hunter2",
+    ],
 )
 def test_log_request_redacts_a_body_of_text(handler, body):
     """A body that is text or a list is redacted as well."""
@@ -401,7 +410,22 @@ def test_log_request_redacts_a_body_of_text(handler, body):
     assert "hunter2" not in repr(handler.events[0])
 
 
-@pytest.mark.parametrize("path", ["/x?api_key=hunter2", "/x?a=1&password=hunter2&b=2"])
+@pytest.mark.parametrize(
+    "body", ['{"author": "Ada", "max_tokens": 5}', "a=1&b=2", "plain text", b"\xff\x00", "{not json", ""]
+)
+def test_log_request_leaves_a_body_without_secrets_as_it_is(handler, body):
+    """What holds no secret is not rewritten, whatever its form."""
+    ec.log_request("1", "POST", "/", body=body)
+    assert handler.events[0].data["body"] == body
+
+
+def test_a_request_that_nobody_wants_to_see_is_not_looked_into(handler):
+    """Nothing is searched, copied or parsed where no handler takes the line."""
+    handler.emitter.remove_handler(handler)
+    ec.log_request("1", "POST", None, headers=object(), body="{")
+
+
+@pytest.mark.parametrize("path", ["/x?api_key=hunter2", "/x?a=1&password=hunter2&b=2", "/x?a&session_token=hunter2"])
 def test_log_request_redacts_the_path(handler, path):
     """Secrets in the query of a path are redacted, too."""
     ec.log_request("1", "GET", path)

@@ -6,6 +6,7 @@ are guarded: beyond ``MAX_NAMES`` of a kind, further ones share the name ``other
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -13,13 +14,14 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
+from urllib.parse import unquote_plus
 
 from eventcore.context import SCOPE, parse_id
 from eventcore.decoration import decorated
 from eventcore.events import Category, Event, Operation, Severity
 from eventcore.in_use import get_emitter
 from eventcore.operation import LiveOperation
-from eventcore.redaction import scrub_mapping, scrub_text
+from eventcore.redaction import REDACTED, scrub_mapping, scrub_text
 from eventcore.vocabulary import AdHocEvent, AdHocOperation, LogRecord
 
 __all__ = ["Logger", "emit_error_event", "emit_event", "get_logger", "log_request", "passing_event", "span", "traced"]
@@ -30,6 +32,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _types: dict[tuple[type[Event], str, Category], type[Event]] = {}
 _making = threading.RLock()
 os.register_at_fork(after_in_child=lambda: globals().update(_making=threading.RLock()))  # it may have been held
+_FORM = re.compile(r"[^\s=&{}\[\]]+=[^\s&]*(?:&[^\s=&]+=[^\s&]*)*")
 _UNFIT = re.compile(r"[^a-z0-9_.]+")
 
 
@@ -269,10 +272,48 @@ def log_request(
     headers: Mapping[str, str] | None = None,
     body: Any = None,
 ) -> None:
-    """Write a line about an HTTP request, with secrets in headers and body redacted by their key."""
-    data: dict[str, Any] = {"request_id": request_id, "method": method, "path": scrub_text(path)}
+    """Write a line about an HTTP request, with secrets redacted by their key: in headers, body and the path's query.
+
+    A body that is JSON or form data, as text or bytes, is looked into.
+    """
+    emitter = get_emitter()
+    if not emitter.enabled(LogRecord):
+        return
+    resource, mark, query = path.partition("?")
+    data: dict[str, Any] = {
+        "request_id": request_id,
+        "method": method,
+        "path": scrub_text(f"{resource}{mark}{_scrubbed_form(query)}"),
+    }
     if headers is not None:
         data["headers"] = scrub_mapping(headers)
     if body is not None:
-        data["body"] = scrub_mapping({"body": body})["body"]
-    get_emitter().emit(LogRecord(text="http_request", logger_name="eventcore.request", data=data))
+        data["body"] = scrub_mapping({"body": _scrubbed_body(body)})["body"]
+    emitter.emit(LogRecord(text="http_request", logger_name="eventcore.request", data=data))
+
+
+def _scrubbed_body(body: Any) -> Any:
+    """Return text or bytes without the secrets that their structure shows; what has none, or no structure, as it is."""
+    text = body.decode("utf-8", "replace") if isinstance(body, bytes | bytearray) else body
+    if not isinstance(text, str):
+        return body
+    if text.lstrip()[:1] in {"{", "["}:
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return body
+        scrubbed = scrub_mapping({"body": found})["body"]
+        return body if scrubbed == found else json.dumps(scrubbed, ensure_ascii=False)
+    clean = _scrubbed_form(text) if _FORM.fullmatch(text) else text
+    return body if clean == text else clean
+
+
+def _scrubbed_form(text: str) -> str:
+    """Return ``key=value&key=value`` without the values of secret keys."""
+    pairs = [part.partition("=") for part in text.split("&")]
+    return "&".join(
+        f"{key}={REDACTED}"
+        if value and scrub_mapping({unquote_plus(key): "-"}).popitem()[1] != "-"
+        else key + sign + value
+        for key, sign, value in pairs
+    )
