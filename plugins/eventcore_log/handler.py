@@ -74,7 +74,12 @@ class LogHandler(Handler):
         self._output = StreamOutput(output) if output in STREAMS else self._file(emitter)
         render = self._renderer(colors=_wants_colors(self._output))
         lines_of = self._lines_with_thread if self.wants_thread else self._lines.of
-        self._items = lambda envelope: [render(line) for line in lines_of(envelope)]
+
+        def items(envelope: Envelope) -> list[bytes]:
+            lines = lines_of(envelope)
+            return [render(lines[0])] if len(lines) == 1 else [render(line) for line in lines]
+
+        self._items = items
 
     def sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - the base's
         """Take every event; for the standard library's loggers, but those that it has logged itself."""
@@ -94,10 +99,11 @@ class LogHandler(Handler):
         items: list[Any] = []
         ends: list[int] = []  # of each envelope's items
         failed: dict[int, Exception] = {}
+        shows_all, items_of = not self._has_levels, self._items
         for index, envelope in enumerate(envelopes):
             try:
-                if not self._has_levels or self._is_shown(envelope):
-                    items += self._items(envelope)
+                if shows_all or self._is_shown(envelope):
+                    items += items_of(envelope)
             except Exception as error:  # noqa: BLE001 - one envelope that makes no line must not cost the others theirs
                 failed[index] = error
             ends.append(len(items))

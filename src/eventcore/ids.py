@@ -73,13 +73,13 @@ def format_uuid7(time_ns: int, sequence: int, salt: int) -> str:
     The 48-bit timestamp is in milliseconds; the 74 free bits are ``salt + sequence``, so ids of one process never
     repeat and sort by emission within a millisecond.
     """
-    free = (salt + sequence) & ((1 << 74) - 1)
+    free = salt + sequence
     value = (
-        ((time_ns // 1_000_000) & ((1 << 48) - 1)) << 80
+        (time_ns // 1_000_000 & ((1 << 48) - 1)) << 80
         | 7 << 76
-        | (free >> 62) << 64
+        | (free & (0xFFF << 62)) << 2
         | 2 << 62
         | free & ((1 << 62) - 1)
     )
-    text = f"{value:032x}"
+    text = value.to_bytes(16, "big").hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
