@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from eventcore.envelope import Envelope
     from eventcore.event_spec import EventSpec
     from eventcore.events import Event
-    from eventcore.instruments import Instrument
+    from eventcore.instruments import Instrument, Source
     from eventcore_metric.series import AnyFamily
 
-__all__ = ["Fold", "Folds", "folds_of"]
+__all__ = ["Fold", "Folds", "Resolver", "checked_by", "folds_of", "resolver_of"]
 
 A = TypeVar("A", bound=Number | Distribution)
 Fold = Callable[["Envelope", Mapping[str, Any]], None]
@@ -90,9 +90,6 @@ def _add(family: CounterFamily, series_of: SeriesOf[Number], value_of: ValueOf) 
     def add(envelope: Envelope, fields: Mapping[str, Any]) -> None:
         value = value_of(envelope, fields)
         if value is None:
-            return
-        if value < 0:
-            family.rejected += 1
             return
         series = series_of(envelope, fields)
         if series is not None:
@@ -222,12 +219,20 @@ def _value_of(instrument: Instrument, spec: EventSpec, family: Family[Any]) -> V
             return None if span is None or span.outcome is None else span.duration_ns / 1e9
 
         return duration_of
-    takes_any = instrument.kind == "gauge"
+    check = checked_by(
+        family, takes_any=instrument.kind == "gauge", at_least=0.0 if isinstance(family, CounterFamily) else None
+    )
+    return lambda envelope, fields: check(read(envelope, fields))
 
-    def value_of(envelope: Envelope, fields: Mapping[str, Any]) -> float | None:
-        value = read(envelope, fields)
+
+def checked_by(
+    family: Family[Any], *, takes_any: bool = False, at_least: float | None = None
+) -> Callable[[Any], float | None]:
+    """Return what makes a number of a value, or None where it has no meaning or the metric cannot take it."""
+
+    def checked(value: Any) -> float | None:
         try:
-            if isfinite(value) or takes_any:
+            if (isfinite(value) or takes_any) and (at_least is None or value >= at_least):
                 return float(value)
         except (TypeError, ValueError, OverflowError):
             if value is unset or value is None:
@@ -235,7 +240,7 @@ def _value_of(instrument: Instrument, spec: EventSpec, family: Family[Any]) -> V
         family.rejected += 1
         return None
 
-    return value_of
+    return checked
 
 
 # -- series ------------------------------------------------------------------------------------------------------------
@@ -243,22 +248,15 @@ def _value_of(instrument: Instrument, spec: EventSpec, family: Family[Any]) -> V
 
 def _series_of(instrument: Instrument, spec: EventSpec, family: Family[A]) -> SeriesOf[A]:
     """Return a function from an envelope to its series, or to None where a label has no value."""
-    sources = instrument.label_sources
-    constants = {
-        label: label_text(value)
-        for label, source in sources.items()
-        if (value := constant_of(source, spec)) is not unset
-    }
-    varying = {label: source for label, source in sources.items() if label not in constants}
+    resolver, varying = resolver_of(instrument, spec, family)
     if not varying:
-        labels = tuple(constants.values())
+        labels = tuple(resolver.constants.values())
         if labels not in family:  # a gauge, of which nothing is known before the first event
             return lambda _envelope, _fields: family.at(labels)
         always = family.at(labels)
         return lambda _envelope, _fields: always
-    resolver = _Resolver(family, constants)
     known, resolve = resolver.known, resolver.resolve
-    names = [payload_field(source, spec) for source in varying.values()]
+    names = [payload_field(source, spec) for source in varying]
     if None not in names:
         key_of = itemgetter(*names)
 
@@ -267,7 +265,7 @@ def _series_of(instrument: Instrument, spec: EventSpec, family: Family[A]) -> Se
             return known.get(key) or resolve(key)
 
         return of_fields
-    readers = [reader_of(source, spec) for source in varying.values()]
+    readers = [reader_of(source, spec) for source in varying]
     if len(readers) == 1:
         (read,) = readers
 
@@ -293,13 +291,24 @@ def _series_of(instrument: Instrument, spec: EventSpec, family: Family[A]) -> Se
     return of_many
 
 
-class _Resolver(Generic[A]):
+def resolver_of(instrument: Instrument, spec: EventSpec, family: Family[A]) -> tuple[Resolver[A], list[Source]]:
+    """Return what finds the series of an instrument, and the sources of the labels that vary, in their order."""
+    sources = instrument.label_sources
+    constants = {
+        label: label_text(value)
+        for label, source in sources.items()
+        if (value := constant_of(source, spec)) is not unset
+    }
+    return Resolver(family, constants), [source for label, source in sources.items() if label not in constants]
+
+
+class Resolver(Generic[A]):
     """Finds series by the raw values of the labels that vary (a tuple, or the value itself where there is one)."""
 
     def __init__(self, family: Family[A], constants: Mapping[str, str]) -> None:
         self.known: dict[Any, A] = {}
         self._family = family
-        self._constants = constants
+        self.constants = constants
         self._varying = [label for label in family.labels if label not in constants]
 
     def resolve(self, key: Any) -> A | None:
@@ -307,7 +316,7 @@ class _Resolver(Generic[A]):
         raw = key if len(self._varying) > 1 else (key,)
         if any(value is unset for value in raw):
             return None
-        texts = {**self._constants, **dict(zip(self._varying, map(label_text, raw), strict=True))}
+        texts = {**self.constants, **dict(zip(self._varying, map(label_text, raw), strict=True))}
         series = self._family.at(tuple(texts[label] for label in self._family.labels))
         if series is not self._family.overflow and len(self.known) < self._family.limit:
             self.known[key] = series

@@ -16,6 +16,7 @@ from eventcore.handler import Handler, HandlerConfig
 from eventcore.http import HttpResponse, HttpRoute
 from eventcore.timing import NOT_TIMED, TIMED_MASK
 from eventcore_metric.account import BusAccount, limit_readings
+from eventcore_metric.compiled import whole_fold
 from eventcore_metric.declared import OWN
 from eventcore_metric.events import SeriesOverflow
 from eventcore_metric.folding import folds_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from eventcore.handler import Sink
     from eventcore.http import HttpRequest
     from eventcore.instruments import Instrument
+    from eventcore_metric.compiled import WholeFold
     from eventcore_metric.folding import Fold
     from eventcore_metric.readings import Limit, Reading
     from eventcore_metric.series import AnyFamily, Store
@@ -134,8 +136,8 @@ class MetricHandler(Handler):
         self._compiled: tuple[tuple[Instrument, AnyFamily], ...] = ()
         self._pusher: Pusher | None = None
         self._by_hand: tuple[Recorded, ...] = ()
-        self._starts: dict[type[Event], tuple[Fold, ...]] = {}
-        self._ends: dict[type[Event], tuple[Fold, ...]] = {}
+        self._starts: dict[type[Event], WholeFold] = {}
+        self._ends: dict[type[Event], WholeFold] = {}
         self._warned: dict[str, object] = {}
 
     @property
@@ -190,18 +192,19 @@ class MetricHandler(Handler):
             )
         except InstrumentError as error:
             raise ConfigurationError(str(error)) from None
-        starts: defaultdict[type[Event], tuple[Fold, ...]] = defaultdict(tuple)
-        ends: defaultdict[type[Event], tuple[Fold, ...]] = defaultdict(tuple)
+        starts: defaultdict[type[Event], list[tuple[Instrument, AnyFamily, Fold]]] = defaultdict(list)
+        ends: defaultdict[type[Event], list[tuple[Instrument, AnyFamily, Fold]]] = defaultdict(list)
         chosen = environment.choice(get_args(ExemplarFilter), "OTEL_METRICS_EXEMPLAR_FILTER")
         for instrument, family in self._compiled:
             family.exemplars = self.config.exemplars or chosen or "trace_based"  # type: ignore[assignment]  # one of these
             family.initialise(instrument)
             for event_type in instrument.types:
                 folds = folds_of(instrument, event_type, family)
-                starts[event_type] += (folds.start,) if folds.start else ()
-                ends[event_type] += (folds.end,) if folds.end else ()
-        self._starts = {event_type: folds for event_type, folds in starts.items() if folds}
-        self._ends = {event_type: folds for event_type, folds in ends.items() if folds}
+                for phase, fold in ((starts, folds.start), (ends, folds.end)):
+                    if fold is not None:
+                        phase[event_type].append((instrument, family, fold))
+        self._starts = {event_type: whole_fold(event_type, these) for event_type, these in starts.items()}
+        self._ends = {event_type: whole_fold(event_type, these) for event_type, these in ends.items()}
 
     def _instruments(self, catalog: Catalog) -> tuple[Instrument, ...]:
         of_packs = _from_packs.setdefault(catalog, set())
@@ -239,12 +242,9 @@ class MetricHandler(Handler):
         failed: dict[int, Exception] = {}
         for index, envelope in enumerate(envelopes):
             event = envelope.event
-            fields = event.__dict__
-            for fold in (starts if envelope.phase == "start" else ends).get(event.__class__, ()):
-                try:
-                    fold(envelope, fields)
-                except Exception as error:  # noqa: BLE001 - isolation is the point; it is counted and reported
-                    failed.setdefault(index, error)
+            fold = (starts if envelope.phase == "start" else ends).get(event.__class__)
+            if fold is not None and (error := fold(envelope, event.__dict__)) is not None:
+                failed[index] = error
         if failed:
             raise PartialFailure(failed, next(iter(failed.values())))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from traceback import TracebackException
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -237,7 +237,8 @@ class LiveOperation(Scope, Generic[O]):
     def build(self) -> O:
         """Return the validated event (called once, where it is first needed)."""
         try:
-            return self.event_type(**self.fields)
+            # What calling the class comes down to, without BaseModel.__init__, which costs half as much again.
+            return cast("O", self.event_type.__pydantic_validator__.validate_python(self.fields))
         except Exception as error:
             # An exception on its way out must not be replaced, and the bus that abandons is nobody to raise at.
             if self._emitter.strict and self.error is None and self.outcome != "abandoned":
