@@ -74,6 +74,7 @@ ROWS = {
         ],
         "`kill -9` or a power cut loses no acknowledged row and corrupts nothing.": [
             "chaos/test_process_life.py::test_kill_9_loses_no_acknowledged_row",
+            "chaos/test_power_loss.py::test_a_power_cut_loses_no_acknowledged_row",
         ],
     },
     "5. Order": {

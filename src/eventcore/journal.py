@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from eventcore import journal_dead
 from eventcore.errors import ConfigurationError, NotDurable
 from eventcore.journal_commit import COLUMNS, Acknowledge, Append, Committed, Entry, JournalRow, SetAside, transact
-from eventcore.journal_file import connect, damaged, lock, lock_path, remove
+from eventcore.journal_file import OpenFile, connect, damaged, lock, lock_path, remove
 from eventcore.journal_receipt import Receipt
 
 if TYPE_CHECKING:
@@ -56,8 +56,14 @@ class Journal:
     ConfigurationError where the file is none of ours, damaged, or in use by another process.
     """
 
-    def __init__(self, config: JournalConfig, report: Callable[[Exception | None], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        config: JournalConfig,
+        report: Callable[[Exception | None], None] = lambda _: None,
+        open_file: OpenFile = sqlite3.connect,
+    ) -> None:
         self.config = config
+        self._open_file = open_file
         self.path = Path(config.path).absolute()
         self.problem: Exception | None = None
         self._report = report
@@ -304,7 +310,7 @@ class Journal:
             with self._using:
                 if self._connection is not None or self._is_closed:  # another thread was quicker
                     return
-                self._connection = connect(self.path)
+                self._connection = connect(self.path, self._open_file)
                 # What was refused must not come back: a commit may have reached the file although its sync failed.
                 self._connected.execute("DELETE FROM rows WHERE position > ?", (self._last,))
                 self._measure()
@@ -326,7 +332,7 @@ class Journal:
     def _open(self) -> None:
         self._locked = lock(self.path)
         try:
-            self._connection = connect(self.path)
+            self._connection = connect(self.path, self._open_file)
             self._measure()
         except BaseException as error:
             self._release()
@@ -422,7 +428,7 @@ class Journal:
     def _open_in_child(self) -> Exception | None:
         try:
             self._locked = lock(self.path)
-            self._connection = connect(self.path)
+            self._connection = connect(self.path, self._open_file)
         except (ConfigurationError, sqlite3.Error, OSError) as error:
             return error
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from eventcore import journal_dead
@@ -13,7 +14,7 @@ from eventcore.errors import ConfigurationError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["connect", "damaged", "lock", "lock_path", "remove"]
+__all__ = ["OpenFile", "connect", "damaged", "lock", "lock_path", "remove"]
 
 APPLICATION_ID = 0x65766A6C
 """``evjl`` in the header of the file: what tells a journal from other SQLite files."""
@@ -31,7 +32,11 @@ _SCHEMA = (
 )
 
 
-def connect(path: Path) -> sqlite3.Connection:
+OpenFile = Callable[..., sqlite3.Connection]
+"""What ``sqlite3.connect`` is: a seam, for files on a disk whose power a test can cut."""
+
+
+def connect(path: Path, open_file: OpenFile = sqlite3.connect) -> sqlite3.Connection:
     """Open a journal, making it if there is none (mode 0600); an old one is verified.
 
     Raises ConfigurationError for a file that is no journal or is damaged, sqlite3.OperationalError or OSError where the
@@ -39,7 +44,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     if not path.exists():  # before SQLite makes it, with its own idea of the mode; the WAL files take the same
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    connection = open_file(path, isolation_level=None, check_same_thread=False, timeout=5.0)
     try:
         _check(path, connection)
         connection.execute("PRAGMA journal_mode = WAL")
