@@ -46,6 +46,49 @@ def everything(emitter):
     assert emitter.flush()
 
 
+class Reader(Collect):
+    """A handler of somebody else's: it takes the exception of a failed operation as it comes."""
+
+    def __init__(self, **options):
+        super().__init__(act=self._read, **options)
+        self.read = []
+        self.redacted = []
+
+    def _read(self, envelope):
+        error = envelope.span.error
+        self.redacted.append(envelope.redacted)
+        self.read.append("".join(error.format()) + str(error))
+        waiting = [error]
+        for found in waiting:  # the list grows as we go
+            self.read.append(f"{found} {getattr(found, '__notes__', '')} {''.join(found.format_exception_only())}")
+            waiting += [e for e in (found.__cause__, found.__context__, *(found.exceptions or ())) if e is not None]
+
+
+def break_down():
+    """Raise an exception that has the secret in its text, notes, cause and parts, and one in its source."""
+    parts = [ValueError(f"one {SECRET}"), OSError("sk-zyxwvutsrqponm4321")]
+    group = ExceptionGroup(f"group {SECRET}", parts)
+    group.add_note(f"note {SECRET}")
+    raise group from KeyError(f"cause {SECRET}")
+
+
+@pytest.mark.parametrize("delivery", ["queued", "durable"])
+def test_no_handler_sees_a_secret_in_an_exception(delivery):
+    """No sensitive value reaches a handler in an exception message: nor in causes, notes, groups and source lines."""
+    handler = Reader(delivery=delivery, events=["secrets.fetch"])
+    with ec.Emitter() as emitter:
+        emitter.add_handler(handler)
+        with pytest.raises(ExceptionGroup) as caught, emitter.operation(Fetch, url="u"):
+            break_down()
+        assert emitter.flush()
+    assert SECRET in str(caught.value), "what goes on to the caller is untouched"
+    text = "\n".join(handler.read)
+    assert "sk-" not in text
+    for shown in ("cause", "group", "one", "note"):
+        assert f"{shown} {HIDDEN}" in text
+    assert handler.redacted == [("exception",)]
+
+
 @pytest.mark.parametrize("delivery", ["inline", "queued"])
 @pytest.mark.parametrize("shape", ["console", "json"])
 def test_no_secret_reaches_a_log_line(shape, delivery):

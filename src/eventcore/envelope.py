@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from eventcore.fields import unset
 from eventcore.ids import format_uuid7
-from eventcore.redaction import REDACTED, scrub
+from eventcore.redaction import REDACTED, scrub, scrub_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -215,13 +215,14 @@ class Envelope:
         """Replace secrets in place: values of sensitive fields by a mark, and what looks like a secret in free text.
 
         The bus calls it before a handler sees the envelope; ``redacted`` names what it has changed: payload fields,
-        bound fields, ``tags`` and ``correlation_id``. The text of an exception is left to those who show it.
+        bound fields, ``tags``, ``correlation_id``, and ``exception`` for its text.
         """
         if self.is_redacted:
             return self
         event, scope = self.event, self.scope
         spec = event.__event__
-        if not (spec.sensitive or spec.texts or self.tags or scope.bound or scope.correlation_id):
+        error = self.span.error if self.span is not None else None
+        if not (spec.sensitive or spec.texts or self.tags or scope.bound or scope.correlation_id or error):
             self.redacted: tuple[str, ...] = ()
             self.is_redacted = True
             return self
@@ -235,7 +236,9 @@ class Envelope:
             scrubbed = scrub(value)
             if scrubbed is not value:
                 changes[key] = scrubbed
-        around = self._redact_around() if self.tags or scope.bound or scope.correlation_id else ()
+        around = self._redact_around() if self.tags or scope.bound or scope.correlation_id else []
+        if error is not None and scrub_error(error):
+            around.append("exception")
         before = getattr(self, "redacted", ())  # another worker may be at it at the same time
         self.redacted = (*before, *(key for key in (*changes, *around) if key not in before))
         if around:

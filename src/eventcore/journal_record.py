@@ -9,7 +9,7 @@ stored mapping as it is.
 from __future__ import annotations
 
 import functools
-from traceback import TracebackException
+from traceback import StackSummary, TracebackException
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -93,8 +93,8 @@ def _error(error: TracebackException) -> dict[str, str]:
     return {
         "type": kind.__qualname__ if kind is not None else "",
         "module": kind.__module__ if kind is not None else "",
-        "text": scrub_text(str(error)),
-        "stack": scrub_text("".join(error.format())),
+        "text": str(error),
+        "stack": "".join(error.format()),
     }
 
 
@@ -124,6 +124,9 @@ class ReplayedError(TracebackException):
         self.exc_type_str = stored["type"]
         self._str = stored["text"]
         self._stack = stored["stack"]
+        self.stack = StackSummary()
+        self.exceptions = self.__notes__ = self.__cause__ = self.__context__ = None  # all are in its formatted stack
+        self.__suppress_context__ = True
 
     def __str__(self) -> str:
         return self._str
@@ -131,6 +134,10 @@ class ReplayedError(TracebackException):
     def format(self, *, chain: bool = True, _ctx: Any = None) -> Any:  # noqa: ARG002 - the base's
         """Yield the lines as they were formatted when it was stored."""
         yield from self._stack.splitlines(keepends=True)
+
+    def format_exception_only(self, **_options: Any) -> Any:
+        """Yield its type and text."""
+        yield f"{self.exc_type_str}: {self._str}\n"
 
 
 class ReplayedEnvelope(Envelope):

@@ -7,10 +7,11 @@ Keys are compared as whole words (``api_key``, ``x-api-key``, ``Authorization``)
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from traceback import TracebackException
 from typing import Any
 
-__all__ = ["REDACTED", "scrub", "scrub_mapping", "scrub_text"]
+__all__ = ["REDACTED", "scrub", "scrub_error", "scrub_mapping", "scrub_text"]
 
 REDACTED = "[REDACTED]"
 
@@ -109,6 +110,34 @@ def scrub(value: Any, around: tuple[int, ...] = ()) -> Any:
     if isinstance(value, _CONTAINERS):
         return _scrub_container(value, around)
     return _scrub_array(value, around)
+
+
+class ScrubbedError(TracebackException):
+    """An exception without secrets in its text and notes, nor in the source lines of its stack when it is formatted."""
+
+    def format(self, *, chain: bool = True, **options: Any) -> Iterator[str]:
+        """Yield the lines that the interpreter would print, without secrets."""
+        return map(scrub_text, super().format(chain=chain, **options))
+
+
+def scrub_error(error: TracebackException) -> bool:
+    """Take secrets out of an exception, and of those that it came from or holds, in place; whether there were any."""
+    found, seen, waiting = False, set(), [error]
+    while waiting:
+        error = waiting.pop()
+        if id(error) in seen:
+            continue
+        seen.add(id(error))
+        parts = vars(error)  # str() of it gives one of them, and there is no other way to replace it
+        text, notes = scrub_text(parts["_str"]), scrub(parts.get("__notes__"))
+        found = found or text is not parts["_str"] or notes is not parts.get("__notes__")
+        parts["_str"] = text
+        if notes:
+            parts["__notes__"] = notes
+        if error.__class__ is TracebackException:
+            error.__class__ = ScrubbedError
+        waiting += [e for e in (error.__cause__, error.__context__, *(error.exceptions or ())) if e is not None]
+    return found
 
 
 def _scrub_array(value: Any, around: tuple[int, ...]) -> Any:
