@@ -67,7 +67,7 @@ def forked(work, timeout_s=20):
 
 
 def test_a_forked_child_starts_empty(emitter):
-    """A forked child starts with fresh threads and empty queues: what waited is counted there as ``forked``."""
+    """A forked child starts with fresh threads and empty queues: copies of what waited are counted as ``forked``."""
     handler = hold(emitter)
     for n in range(1, 6):
         emitter.emit(Numbered(n=n))
@@ -103,6 +103,84 @@ def test_a_forked_child_starts_empty(emitter):
     assert emitter.flush()
     assert numbers(handler) == [0, 1, 2, 3, 4, 5], "the parent loses nothing"
     assert not row_of(emitter, handler).dropped
+
+
+def test_a_forked_childs_account_is_its_own(emitter):
+    """A forked child starts with a fresh ledger: what the parent has counted is the parent's to tell."""
+    emitter.add_handler(Collect(delivery="inline"), name="inline")
+    queued = emitter.add_handler(Collect(), name="queued")
+    with emitter.operation(Work):
+        emitter.emit(Numbered(n=1))
+    emitter.operation(Work).end()  # a misuse
+    assert emitter.flush()
+    before = str(emitter.ledger())
+
+    def child():
+        fresh = emitter.ledger()
+        with emitter.operation(Work):
+            emitter.emit(Numbered(n=2))
+        flushed = emitter.flush(10)
+        after = emitter.ledger()
+        rows = {name: [row.emitted, row.accepted, row.delivered, row.recovered] for name, row in after.handlers.items()}
+        return [fresh.rows == (), dict(fresh.operations), len(emitter.misuses.counts), flushed, rows, after.outcomes]
+
+    outcomes = {"success": 1, "failure": 0, "cancelled": 0, "abandoned": 0}
+    with emitter.operation(Work):  # open in the parent, and not the child's
+        told = forked(child)
+    assert told == [True, {}, 0, True, {"inline": [2, 2, 2, 0], "queued": [2, 2, 2, 0]}, outcomes]
+    assert emitter.flush()
+    assert str(emitter.ledger()) != before
+    assert queued.names.count("work") == 2
+
+
+@pytest.mark.parametrize("delivery", ["inline", "queued", "durable"])
+def test_a_handler_that_forks_keeps_both_accounts(emitter, delivery):
+    """The child of a fork in the middle of a dispatch goes on with it, counts it once, and so does the parent."""
+    told = []
+
+    def fork(envelope):
+        if envelope.event.n == 1:
+            read_end, write_end = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.close(read_end)
+                told.append(write_end)
+            else:
+                os.close(write_end)
+                with os.fdopen(read_end) as pipe:
+                    told.append(json.loads(pipe.read() or "null"))
+                os.waitpid(child, 0)
+
+    parent = os.getpid()
+    emitter.add_handler(Collect(delivery="inline"), name="before")
+    emitter.add_handler(Collect(act=fork, delivery=delivery, linger_s=0), name="forks")
+    emitter.add_handler(Collect(), name="after")
+
+    def account():
+        assert emitter.flush(10)
+        rows = emitter.ledger().rows
+        assert all(row.accepted + row.recovered == row.settled for row in rows), rows
+        assert all(min(row.accepted, row.recovered, row.delivered) >= 0 for row in rows), rows
+        return [[row.handler, row.accepted, row.recovered, row.delivered, dict(row.dropped)] for row in rows]
+
+    try:
+        for n in range(3):
+            emitter.emit(Numbered(n=n))
+        if delivery == "inline":
+            got = account()
+            if os.getpid() != parent:
+                os.write(told[0], json.dumps(got).encode())
+        else:
+            assert emitter.flush(10)  # the child has only the forking thread, which ends with its worker's work
+            got = account()
+    finally:
+        if os.getpid() != parent:
+            os._exit(0)
+    assert [[row[1], row[3]] for row in got] == [[3, 3]] * 3
+    if delivery == "inline":
+        child = {name: rest for name, *rest in told[0]}
+        assert child["before"] == [1, 1, 2, {}]
+        assert child["forks"] == [1, 1, 2, {}]
 
 
 def test_a_forked_child_has_fresh_locks(emitter):

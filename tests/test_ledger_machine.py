@@ -174,7 +174,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _lives_as_child(self):
         before = self.emitter.ledger()
-        empty = all(row.pending == 0 for row in before.rows) and not self.emitter.open_operations()
+        empty = all(row.emitted == row.delivered == row.pending == 0 for row in before.rows)
+        empty = empty and not before.operations and not self.emitter.open_operations()
         got = {}
         for handler in self.emitter.handlers:
             handler.gate = threading.Event()  # the parent's worker may have held its lock

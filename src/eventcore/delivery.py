@@ -170,7 +170,7 @@ class Queue:
     def _work(self) -> None:
         self._ledger.cells.handling = self._attachment
         signal = self._signal
-        while True:
+        while self._signal is signal:  # another one in a child that the handler has forked
             if not self._items and not self._ripe:
                 if self._stopping:
                     return
@@ -280,8 +280,8 @@ class Queue:
 
     def _conclude(self, counts: Counter[tuple[str, str, str]]) -> None:
         with self._settling:
-            self._in_flight = ()
-            if self._abandoned:  # close() gave up on this batch and has counted it
+            is_ours, self._in_flight = bool(self._in_flight), ()
+            if self._abandoned or not is_ours:  # close() has counted it; or this is a child that its handler forked
                 return
             for (event, phase, what), number in counts.items():
                 self._ledger.count(self._name, event, phase, what, number)

@@ -27,7 +27,7 @@ from eventcore.journal_record import record
 from eventcore.redaction import scrub_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from eventcore.dispatch import Attachment
     from eventcore.envelope import Envelope
@@ -266,7 +266,7 @@ class DurableQueue(Queue):
 
     def _handle_some(self, now: Held) -> tuple[Held | None, BaseException | None]:
         """Have these handled, and count; return those that failed (None: nobody asks any more) and why."""
-        batch = [envelope for _, envelope in now]
+        batch, news = [envelope for _, envelope in now], self._news
         began = time.perf_counter_ns()
         failed, error = self._each(batch) if self._one_by_one else self._whole(batch)
         self.batch_times.add(time.perf_counter_ns() - began)
@@ -275,7 +275,7 @@ class DurableQueue(Queue):
             number, since = self._trouble.get(again[0][0].position, (0, time.monotonic()))
             self._trouble[again[0][0].position] = (number + 1, since)
         with self._settling:
-            if self._is_given_up:
+            if self._is_given_up or self._news is not news:  # or the handler has forked, and this is the child
                 return None, error
             counts = Counter((e.name, e.phase) for index, e in enumerate(batch) if index not in failed)
             for (event, phase), number in counts.items():
@@ -391,10 +391,4 @@ class DurableQueue(Queue):
         """In a forked child: what waits in memory and in the journal is the parent's to deliver; start empty."""
         self._receipts.clear()
         super().after_fork()
-        pending: Iterable[tuple[str, str, int]] = [
-            (row.event, row.phase, row.pending) for row in self._ledger.snapshot().rows if row.handler == self._name
-        ]
-        for event, phase, number in pending:
-            if number > 0:
-                self._ledger.count(self._name, event, phase, "forked", number)
         self._begin_anew()

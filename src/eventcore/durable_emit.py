@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from eventcore.errors import ConfigurationError, NotDurable
 from eventcore.journal_config import JournalConfig
+from eventcore.ledger import JournalState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +119,13 @@ class Durability:
         self._ledger.cells.counts[self._ledger.unconfirmed] += 1
         if raises and self.config.on_not_durable == "raise":
             raise error
+
+    def state(self) -> JournalState | None:
+        """Return how the journal is, without waiting for it; None where there is none."""
+        journal = self.journal
+        if journal is None:
+            return None
+        return JournalState(journal.rows, journal.bytes, journal.fill, journal.dead, journal.problem is None)
 
     def close(self, timeout_s: float) -> str:
         """Close the journal; return what went wrong."""

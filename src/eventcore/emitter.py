@@ -313,10 +313,10 @@ class Emitter:
                 route = self._own[event_type]
             except KeyError:
                 route = self._routes[event_type, None]
-            cells.counts[ledger.ended] += 1
+            cells.counts[ledger.succeeded] += 1
         else:
             route = self._routes[event_type, event_type.__event__.severity_of(outcome)]
-            cells.counts[ledger.abandoned if outcome == "abandoned" else ledger.ended] += 1
+            cells.counts[ledger.ended[outcome]] += 1
         if not operation.sampled:
             if route.unsampled is None:
                 route.unsampled = self._routes[event_type, Unsampled(route.severity)]
@@ -434,7 +434,7 @@ class Emitter:
 
     def ledger(self) -> LedgerSnapshot:
         """Return the account of every envelope so far; exact when nothing is in flight (after ``flush``)."""
-        return self._ledger.snapshot()
+        return self._ledger.snapshot(self.durability.state())
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -466,18 +466,22 @@ class Emitter:
     def after_fork(self) -> None:
         """Start anew in a forked child: fresh locks, empty queues, no open operations."""
         self._closing.after_fork()
-        self._ledger.after_fork()
+        inherited = self._ledger.after_fork()
         self.misuses.after_fork()
         self.health.after_fork()
         for operation in self._open.values():  # the parent's to end: a with block left here must not deliver it again
             operation.disown()
-            self._ledger.cells.counts[self._ledger.abandoned] += 1
         self._open.clear()
+        copies = {a.name: a.queue.depth + a.queue.backlog for a in self.attachments if a.queue is not None}
         self._attachments.after_fork()
-        if not self._ledger.cells.depth:  # what other threads were about to put is the parent's too
-            for row in self._ledger.snapshot().rows:
-                if row.pending > 0:
-                    self._ledger.count(row.handler, row.event, row.phase, "forked", row.pending)
+        for row in inherited:
+            self._ledger.count(row.handler, row.event, row.phase, "recovered", row.pending)
+            number = row.pending
+            if self._ledger.cells.depth:  # an emit of this thread is under way, and goes on here, too
+                number = min(number, copies.get(row.handler, 0))
+                copies[row.handler] = copies.get(row.handler, 0) - number
+            if number:
+                self._ledger.count(row.handler, row.event, row.phase, "forked", number)
 
     def __repr__(self) -> str:
         return f"<Emitter {self.resource.service}: {', '.join(a.name for a in self._attachments.all) or 'no handlers'}>"

@@ -67,8 +67,8 @@ def inspect(emitter: Emitter) -> dict[str, Any]:
     Keys: ``eventcore`` (version), ``format``, ``pid``, ``service``, ``settings`` (where they came from), ``enabled``,
     ``handlers`` (each with filter, delivery, queue, breaker, options, what it says of itself, its ledger), ``routes``
     (event name to the handlers that take it at its own severity), ``ledger`` (rows per handler and event type),
-    ``operations``, ``misuses`` of operations, ``journal`` (null where no handler is durable), ``open_operations`` (the
-    oldest 100), ``catalog``, ``services``, ``broken_plugins``.
+    ``operations`` and their ``outcomes``, ``misuses`` of operations, ``journal`` (null where no handler is durable),
+    ``open_operations`` (the oldest 100), ``catalog``, ``services``, ``broken_plugins``.
     """
     ledger = emitter.ledger()
     known = known_events(emitter)
@@ -88,6 +88,7 @@ def inspect(emitter: Emitter) -> dict[str, Any]:
             ],
         },
         "operations": dict(ledger.operations),
+        "outcomes": dict(ledger.outcomes),
         "misuses": [
             {"operation": name, "what": what, "count": count} for (name, what), count in emitter.misuses.counts.items()
         ],
@@ -138,6 +139,7 @@ def _journal(emitter: Emitter) -> dict[str, Any] | None:
         "rows": journal.rows,
         "bytes": journal.bytes,
         "fill": round(journal.fill, 4),
+        "dead_letters": journal.dead,
         "problem": None if journal.problem is None else scrub(f"{type(journal.problem).__name__}: {journal.problem}"),
     }
 
@@ -206,6 +208,7 @@ def _account(row: LedgerRow) -> dict[str, Any]:
     return {
         "emitted": row.emitted,
         "accepted": row.accepted,
+        "recovered": row.recovered,
         "delivered": row.delivered,
         "pending": row.pending,
         "failed": row.failed,

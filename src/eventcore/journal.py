@@ -90,6 +90,7 @@ class Journal:
         self._rows = 0
         self._bytes = 0
         self._last = 0
+        self.dead = 0
         self._retry_at = 0.0
         self._pause_s = RETRY_S[0]
 
@@ -263,6 +264,7 @@ class Journal:
             with self._work:
                 self._rows -= done.removed
                 self._bytes -= done.removed_bytes
+            self.dead = self.dead if done.dead is None else done.dead
             for entry, position in zip(group, done.positions, strict=True):
                 entry.receipt.set_result(position)
         else:
@@ -343,6 +345,7 @@ class Journal:
     def _measure(self) -> None:
         execute = self._connected.execute
         rows, size = execute("SELECT count(*), coalesce(sum(length(envelope)), 0) FROM rows").fetchone()
+        self.dead = journal_dead.count(self._connected)
         last = execute("SELECT seq FROM sqlite_sequence WHERE name = 'rows'").fetchone()
         self._last = last[0] if last else 0
         with self._work:

@@ -59,18 +59,24 @@ Entry = Append | Acknowledge | SetAside
 
 
 class Committed(NamedTuple):
-    """What a commit has done: a position per entry, the last one given, and what is not in the rows any more."""
+    """What a commit has done: a position per entry, the last one given, what is not in the rows any more.
+
+    ``dead`` is how many dead letters there are now, where there are others than before.
+    """
 
     positions: list[int]
     last: int
     removed: int
     removed_bytes: int
+    dead: int | None
 
 
 def transact(connection: sqlite3.Connection, group: Sequence[Entry], last: int, most_dead: int) -> Committed:
     """Commit a group; ``last`` is the last position given so far, ``most_dead`` how many dead letters are kept."""
     execute = connection.execute
-    positions, removed, size = [], 0, 0
+    positions: list[int] = []
+    removed = size = 0
+    dead = None
     execute("BEGIN IMMEDIATE")
     for entry in group:
         if isinstance(entry, Append):
@@ -81,11 +87,12 @@ def transact(connection: sqlite3.Connection, group: Sequence[Entry], last: int, 
         positions.append(entry.position)
         if isinstance(entry, SetAside):
             rows, length = journal_dead.set_aside(connection, entry.positions, entry.reason, most_dead)
+            dead = journal_dead.count(connection)
         else:
             rows, length = _acknowledge(connection, entry)
         removed, size = removed + rows, size + length
     execute("COMMIT")
-    return Committed(positions, last, removed, size)
+    return Committed(positions, last, removed, size, dead)
 
 
 def _acknowledge(connection: sqlite3.Connection, entry: Acknowledge) -> tuple[int, int]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable
 
-__all__ = ["SCHEMA", "DeadLetter", "read", "set_aside"]
+__all__ = ["SCHEMA", "DeadLetter", "count", "read", "set_aside"]
 
 SCHEMA = """CREATE TABLE IF NOT EXISTS dead_letters (
     position INTEGER PRIMARY KEY, handler TEXT NOT NULL, event TEXT NOT NULL, phase TEXT NOT NULL,
@@ -54,6 +54,11 @@ def set_aside(connection: sqlite3.Connection, positions: Iterable[int], reason: 
         (most,),
     )
     return moved, size
+
+
+def count(connection: sqlite3.Connection) -> int:
+    """Return how many rows were set aside."""
+    return int(connection.execute("SELECT count(*) FROM dead_letters").fetchone()[0])
 
 
 def read(connection: sqlite3.Connection) -> list[DeadLetter]:

@@ -18,6 +18,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from eventcore.events import OUTCOMES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -28,6 +30,7 @@ __all__ = [
     "DROP_REASONS",
     "Cells",
     "DoneKey",
+    "JournalState",
     "Ledger",
     "LedgerRow",
     "LedgerSnapshot",
@@ -71,7 +74,7 @@ class DoneKey:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OperationKey:
-    """Counts operations ``started``, ``ended`` or ``abandoned``, and audit-class emits ``unconfirmed``."""
+    """Counts operations ``started``, those that ended by outcome, and audit-class emits ``unconfirmed``."""
 
     what: str
 
@@ -108,8 +111,8 @@ class Ledger:
         self._state: tuple[tuple[_Thread, ...], Counter[Hashable]] = ((), Counter())
         self.per_thread = PerThread(self)
         self.started = OperationKey("started")
-        self.ended = OperationKey("ended")
-        self.abandoned = OperationKey("abandoned")
+        self.ended: dict[str | None, OperationKey] = {outcome: OperationKey(outcome) for outcome in OUTCOMES}
+        self.succeeded = self.ended["success"]
         self.unconfirmed = OperationKey("unconfirmed")
 
     @property
@@ -149,11 +152,16 @@ class Ledger:
             if isinstance(key, RouteKey)
         )
 
-    def after_fork(self) -> None:
-        """Make the lock new in a forked child; only the forking thread lives on there."""
+    def after_fork(self) -> list[LedgerRow]:
+        """Begin anew in a forked child, where only the forking thread lives on; return what was pending at the fork."""
         self._lock = threading.RLock()
+        inherited = [row for row in self.snapshot().rows if row.pending > 0]
+        counts = self.cells.counts
+        counts.clear()  # in place: an emit of this thread may be under way
+        self._state = (((threading.current_thread(), counts),), Counter())
+        return inherited
 
-    def snapshot(self) -> LedgerSnapshot:
+    def snapshot(self, journal: JournalState | None = None) -> LedgerSnapshot:
         """Read the account: what was settled first, then what was accepted and emitted."""
         settled = self.totals()
         entered = self.totals()
@@ -164,22 +172,24 @@ class Ledger:
                     rows.of(name, key.event, key.phase).delivered += number
             elif isinstance(key, tuple):
                 rows.settle(key, number)
-        operations: Counter[str] = Counter()
+        counted: Counter[str] = Counter()
         emitted = 0
         for key, number in entered.items():
             if isinstance(key, RouteKey):
                 emitted += number
                 rows.enter(key, number)
             elif isinstance(key, OperationKey):
-                operations[key.what] += number
+                counted[key.what] += number
             elif isinstance(key, tuple):
                 rows.enter_one(key, number)
         return LedgerSnapshot(
             emitted=emitted,
             rows=tuple(sorted(rows.values(), key=LedgerRow.key)),
-            unconfirmed=operations.pop("unconfirmed", 0),
-            operations=operations,
+            operations=_operations(counted),
             emitted_by=_emitted_by(entered),
+            unconfirmed=counted["unconfirmed"],
+            outcomes={outcome: counted[outcome] for outcome in OUTCOMES},
+            journal=journal,
         )
 
     def _fold_dead(self) -> None:
@@ -200,7 +210,8 @@ class LedgerRow:
     """One handler's account of one event type.
 
     emitted = accepted + filtered + sampled; accepted + recovered = delivered + failed + dropped + pending. Recovered
-    are envelopes that an earlier run left in the journal; what is in it now is pending.
+    are envelopes that were there before this account began: in the journal, from an earlier run, or in memory when this
+    process was forked (copies, which the child drops as ``forked``).
     """
 
     handler: str
@@ -274,6 +285,12 @@ class _Rows(dict[tuple[str, str, str], LedgerRow]):
             row.dropped[outcome] += number
 
 
+def _operations(counted: Counter[str]) -> Mapping[str, int]:
+    abandoned = counted["abandoned"]
+    ended = sum(counted[outcome] for outcome in OUTCOMES) - abandoned
+    return +Counter(started=counted["started"], ended=ended, abandoned=abandoned)
+
+
 def _emitted_by(entered: Mapping[Hashable, int]) -> Mapping[tuple[str, str, str], int]:
     counts: Counter[tuple[str, str, str]] = Counter()
     for key, number in entered.items():
@@ -283,12 +300,25 @@ def _emitted_by(entered: Mapping[Hashable, int]) -> Mapping[tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
+class JournalState:
+    """How the journal of the durable handlers is: what waits in it, how full it is, and whether it can be written."""
+
+    rows: int
+    bytes: int
+    fill: float
+    dead_letters: int
+    is_well: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerSnapshot:
     """The ledger at one moment: rows per handler and event type, and the counts of operations.
 
     ``emitted_by`` counts what was emitted by (event, category, severity); unlike ``emitted`` without the starts of
     operations, which are announced to handlers that ask for them. ``unconfirmed`` counts audit-class emits whose event
-    was not committed in time (NotDurable was raised, or would have been).
+    was not committed in time (NotDurable was raised, or would have been). ``operations`` has how many have ``started``,
+    ``ended`` by themselves, and were ``abandoned``; ``outcomes`` has the same by outcome. ``journal`` is None where no
+    handler is durable.
     """
 
     emitted: int
@@ -296,6 +326,8 @@ class LedgerSnapshot:
     operations: Mapping[str, int]
     emitted_by: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     unconfirmed: int = 0
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    journal: JournalState | None = None
 
     def handler(self, name: str) -> LedgerRow:
         """Return the sum of one handler's rows."""

@@ -78,6 +78,7 @@ class Misuses:
     def after_fork(self) -> None:
         """Start anew in a forked child: a thread of the parent's may have held the lock."""
         self._lock = threading.RLock()
+        self._counts = {}
 
 
 def _is_forsaken(held: Sequence[LiveOperation[Any]], index: int) -> bool:

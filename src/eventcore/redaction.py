@@ -7,7 +7,7 @@ Keys are compared as whole words (``api_key``, ``x-api-key``, ``Authorization``)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from traceback import TracebackException
 from typing import Any
 
@@ -115,9 +115,9 @@ def scrub(value: Any, around: tuple[int, ...] = ()) -> Any:
 class ScrubbedError(TracebackException):
     """An exception without secrets in its text and notes, nor in the source lines of its stack when it is formatted."""
 
-    def format(self, *, chain: bool = True, **options: Any) -> Iterator[str]:
+    def format(self, *, chain: bool = True, **options: Any) -> Generator[str, None, None]:
         """Yield the lines that the interpreter would print, without secrets."""
-        return map(scrub_text, super().format(chain=chain, **options))
+        yield from map(scrub_text, super().format(chain=chain, **options))
 
 
 def scrub_error(error: TracebackException) -> bool:
