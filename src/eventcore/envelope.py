@@ -16,6 +16,7 @@ from eventcore.redaction import REDACTED, scrub, scrub_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from traceback import TracebackException
 
     from eventcore.context import Scope
     from eventcore.event_spec import EventSpec
@@ -222,7 +223,8 @@ class Envelope:
         event, scope = self.event, self.scope
         spec = event.__event__
         error = self.span.error if self.span is not None else None
-        if not (spec.sensitive or spec.texts or self.tags or scope.bound or scope.correlation_id or error):
+        is_surrounded = self.tags or scope.bound or scope.correlation_id or error
+        if not (spec.sensitive or spec.texts or is_surrounded):
             self.redacted: tuple[str, ...] = ()
             self.is_redacted = True
             return self
@@ -236,9 +238,7 @@ class Envelope:
             scrubbed = scrub(value)
             if scrubbed is not value:
                 changes[key] = scrubbed
-        around = self._redact_around() if self.tags or scope.bound or scope.correlation_id else []
-        if error is not None and scrub_error(error):
-            around.append("exception")
+        around = self._redact_around(error) if is_surrounded else ()
         before = getattr(self, "redacted", ())  # another worker may be at it at the same time
         self.redacted = (*before, *(key for key in (*changes, *around) if key not in before))
         if around:
@@ -251,7 +251,7 @@ class Envelope:
         self.is_redacted = True
         return self
 
-    def _redact_around(self) -> list[str]:
+    def _redact_around(self, error: TracebackException | None) -> list[str]:
         tags, scope = scrub(self.tags), self.scope
         bound, correlation_id = scrub(scope.bound), scrub(scope.correlation_id)
         changed = [key for key, value in scope.bound.items() if bound[key] is not value]
@@ -262,6 +262,8 @@ class Envelope:
         if tags is not self.tags:
             self.tags = tags
             changed.append("tags")
+        if error is not None and scrub_error(error):
+            changed.append("exception")
         return changed
 
     def hide_sensitive(self) -> None:
