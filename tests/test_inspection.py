@@ -195,6 +195,7 @@ def test_the_catalog_lists_types_packs_and_instruments():
             "name": "inspected_paid_total",
             "kind": "counter",
             "labels": {"currency": ["eur", "usd"]},
+            "combinations": 2,
             "events": ["inspected.paid"],
         }
     ]
