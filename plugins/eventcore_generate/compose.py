@@ -37,15 +37,15 @@ WEBHOOK = "http://host.docker.internal:5001/alerts"
 """The machine that runs the containers, as they see it."""
 
 IMAGES: Mapping[str, str] = {
-    "prometheus": "prom/prometheus:v3.5.0",
+    "prometheus": "prom/prometheus:v3.4.0",
     "alertmanager": "prom/alertmanager:v0.28.1",
-    "grafana": "grafana/grafana:12.1.0",
-    "jaeger": "jaegertracing/jaeger:2.9.0",
-    "elasticsearch": "elasticsearch:8.19.0",
-    "kibana": "kibana:8.19.0",
-    "filebeat": "elastic/filebeat:8.19.0",
-    "loki": "grafana/loki:3.5.0",
-    "alloy": "grafana/alloy:v1.10.0",
+    "grafana": "grafana/grafana:12.0.1",
+    "jaeger": "jaegertracing/all-in-one:1.76.0",
+    "elasticsearch": "elasticsearch:8.17.0",
+    "kibana": "kibana:8.17.0",
+    "filebeat": "elastic/filebeat:8.17.0",
+    "loki": "grafana/loki:3.5.1",
+    "alloy": "grafana/alloy:v1.8.0",
 }
 
 PROMETHEUS_PORT = 9091
@@ -313,6 +313,9 @@ def _filebeat(source: Source) -> dict[str, Any]:
         "output.elasticsearch": {"hosts": ["http://elasticsearch:9200"], "index": f"{index}-%{{+yyyy.MM.dd}}"},
         # Filebeat's own template has an object ``event``, where our lines have a text: they would be refused.
         "setup.template.enabled": False,
+        # Filebeat does not start with an index of another name unless these are said.
+        "setup.template.name": index,
+        "setup.template.pattern": f"{index}-*",
         "setup.ilm.enabled": False,
     }
 
