@@ -118,7 +118,7 @@ class Lines:
         if texts:
             scrub(line, texts)
         if is_searched and envelope.redacted:
-            line.redacted = (*envelope.redacted, *line.redacted)
+            line.redacted = (*shape.redacted(envelope.redacted, payload), *line.redacted)
         if line.redacted:
             line["redacted"] = list(dict.fromkeys(line.redacted))
         return line

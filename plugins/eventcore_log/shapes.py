@@ -16,11 +16,15 @@ from eventcore_log.line import Line, OperationLine, put
 from eventcore_log.values import NUMBERS, TEXT_AND_NUMBERS, is_secret, plain, scrubbed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from eventcore.envelope import Envelope
     from eventcore.events import Event, Severity
     from eventcore_log.line import Texts
 
 __all__ = ["START", "Head", "Shape", "Template"]
+
+_MARK = REDACTED[:-1]  # what all marks begin with: [REDACTED], [REDACTED_EMAIL]
 
 START = "start"
 """Stands for the outcome of what has only begun."""
@@ -172,6 +176,16 @@ class Shape:
         elif key == self._open and isinstance(value, Mapping):
             for name, item in value.items():
                 self.put(line, texts, name, item, is_searched=is_searched)
+
+    def redacted(self, names: Sequence[str], payload: Mapping[str, Any]) -> list[str]:
+        """Return by their names in the line the fields that the bus has redacted: for it, ``data`` is one field."""
+        found = []
+        for name in names:
+            if name == self._open and isinstance(payload.get(name), Mapping):
+                found += [key for key, value in payload[name].items() if _MARK in repr(value)]
+            else:
+                found.append(name)
+        return found
 
     def put(self, line: Line, texts: Texts, key: str, value: Any, *, is_searched: bool = False) -> None:
         """Put a field that the type does not declare into the line, where no more specific one is there."""

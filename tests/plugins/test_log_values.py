@@ -277,6 +277,18 @@ def test_sensitive_fields_never_reach_a_line(delivery):
     assert (line["card"], line["currency"]) == ("[REDACTED]", "eur")
 
 
+@pytest.mark.parametrize("delivery", ["inline", "queued"])
+def test_a_line_names_the_fields_that_were_redacted(delivery):
+    """``redacted`` names fields of the line, also where the bus has found the secret inside the data of a logger."""
+
+    def code(emitter):
+        ec.get_logger("app").info("x", password="hunter2", table="orders", note={"deep": [SECRET]}, data="fine")
+
+    (line,) = logged(code, delivery=delivery)
+    assert line["redacted"] == ["password", "note"]
+    assert (line["table"], line["data"]) == ("orders", "fine")
+
+
 SECRETS = ["sk-abcdefghijklmnopqrst", "a@b.co", "4111 1111 1111 1111", "Bearer abcdefgh12", "password=hunter2"]
 PARTS = ["password:", "=", "hunter2", "4111 1111", "1111 1111", "-----BEGIN PRIVATE KEY-----", "Bearer", "abcdefgh12"]
 PIECES = st.sampled_from(["", "hello", "\n", "-----END PRIVATE KEY-----", *SECRETS, *PARTS])
