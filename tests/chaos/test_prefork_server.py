@@ -1,0 +1,88 @@
+"""A prefork server, for real: gunicorn with two preloaded workers, recycled while requests come in."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+
+import pytest
+
+from tests.chaos.account import PROGRAMS
+
+REQUESTS = 120
+
+
+@pytest.fixture
+def gunicorn(tmp_path):
+    """Return a function that starts gunicorn in ``tmp_path`` and returns its process and address."""
+    pytest.importorskip("gunicorn")
+    started = []
+
+    def start(*options):
+        listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with listener, (tmp_path / "gunicorn.log").open("w") as errors:
+            command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}", "--pythonpath"]
+            command += [str(PROGRAMS), "--preload", "--workers", "2", "--no-control-socket", *options]
+            process = subprocess.Popen(
+                [*command, "gunicorn_app:application"],
+                cwd=tmp_path,
+                stderr=errors,
+                pass_fds=[listener.fileno()],
+            )
+        started.append(process)
+        return process, address
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
+
+
+def ask(address, numbers):
+    """Make a request per number; return which were answered, by the process that did."""
+    answered = {}
+    for number in numbers:
+        with urllib.request.urlopen(f"{address}/?{number}", timeout=30) as response:
+            answered[number] = int(response.read())
+    return answered
+
+
+def account_of(folder):
+    """Return the events in the log (number, process) and the accounts that the processes wrote when they ended."""
+    lines = [json.loads(line) for line in (folder / "log.json").read_text().splitlines()]
+    served = Counter((line["n"], line["pid"]) for line in lines if line["event"] == "prefork.served")
+    accounts = [json.loads(line) for line in (folder / "accounts.json").read_text().splitlines()]
+    return served, {account["pid"]: account for account in accounts}
+
+
+@pytest.mark.slow
+def test_a_prefork_server_loses_and_doubles_nothing(gunicorn, tmp_path):
+    """A forked child starts with fresh threads and empty queues: gunicorn's workers, recycled and stopped gracefully.
+
+    Each event of master and workers is in the log once, and each process's account has its own events and balances.
+    """
+    process, address = gunicorn("--max-requests", "15")
+    answered = ask(address, range(REQUESTS))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0, (tmp_path / "gunicorn.log").read_text()
+    served, accounts = account_of(tmp_path)
+    assert served == Counter([*answered.items(), *((n, process.pid) for n in range(-5, 0))])
+    workers = set(answered.values())
+    assert len(workers) >= REQUESTS // 15, "they were recycled"
+    assert workers <= accounts.keys()
+    for pid, account in accounts.items():
+        own = [n for n, by in served if by == pid]
+        assert sorted(account["got"]) == sorted(own), account
+        assert account["emitted"] == account["delivered"] == len(own), "its own events alone"
+        assert account["balanced"], account
+        assert account["recovered"] == account["forked"] <= 5, account
+        if pid != process.pid:
+            assert account["operations"] == ({"started": len(own), "ended": len(own)} if own else {})
