@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     import eventcore as ec
     from eventcore_span.held import Held
 
-__all__ = ["MAX_NAME", "SpanBuilder"]
+__all__ = ["MAX_NAME", "OPEN_FIELD", "SpanBuilder", "put_around"]
+
+OPEN_FIELD = "attributes"
+"""What ``ec.span(name, **attributes)`` was given: it belongs to the span itself."""
 
 MAX_NAME = 1_000
 
@@ -37,8 +40,7 @@ class _Plan:
         self.name = spec.span
         self.event_name = spec.name
         self.each = frozenset(spec.each)
-        # What `ec.span(name, **attributes)` was given belongs to the span itself.
-        self.open = "attributes" if issubclass(event_type, AdHocOperation) else ""
+        self.open = OPEN_FIELD if issubclass(event_type, AdHocOperation) else ""
         self.is_genai = is_genai
         self.keys: Mapping[str, str] = genai.ATTRIBUTES if is_genai else {}
         self.left_out = genai.CONTENT if is_genai and not flag(genai.CAPTURE_CONTENT) else frozenset()
@@ -109,10 +111,7 @@ class SpanBuilder:
                 attributes.put(plan.keys.get(key, key), value, scrub=False)
         if operation.span_attributes:
             attributes.flatten(operation.span_attributes)
-        if scope.bound:
-            attributes.flatten(scope.bound, scrub=False)  # nor here, nor below: the bus has
-        attributes.put("correlation_id", scope.correlation_id or None, scrub=False)
-        attributes.put("tags", envelope.tags or None)
+        put_around(attributes, envelope)
         end_ns = operation.start_ns + operation.duration_ns
         is_remote = operation.parent_is_remote
         span = FinishedSpan(
@@ -138,6 +137,15 @@ class SpanBuilder:
         if operation.outcome != "success":
             _explain(span, operation, limits)
         return span
+
+
+def put_around(attributes: Attributes, envelope: ec.Envelope) -> None:
+    """Add what is not the event's own: bound fields, correlation id and tags; the bus has looked for secrets there."""
+    scope = envelope.scope
+    if scope.bound:
+        attributes.flatten(scope.bound, scrub=False)
+    attributes.put("correlation_id", scope.correlation_id or None, scrub=False)
+    attributes.put("tags", envelope.tags or None)
 
 
 def _with_events(span: FinishedSpan, held: Held | None) -> FinishedSpan:

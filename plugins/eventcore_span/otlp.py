@@ -1,8 +1,8 @@
 """Spans as OTLP, written as bytes in the worker.
 
-Two ways to the same bytes. Any finished span is written field by field (``encode``). A plain operation, which most are
-(scalar fields, success, nothing bound around it), does not even become a finished span: what its type says is prepared
-once, and an envelope adds ids, times and values. A test holds both against opentelemetry-proto's messages
+Two ways to the same bytes. Any finished span is written field by field (``encode``). An operation that went well, as
+most do, does not even become a finished span: what its type says is prepared once, and an envelope adds ids, times and
+values. A test holds both against opentelemetry-proto's messages
 (decision 017).
 """
 
@@ -13,9 +13,11 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from eventcore.fields import unset
+from eventcore.vocabulary import AdHocOperation
 from eventcore_otlp import Frame, OtlpOptions, resource_attributes
 from eventcore_otlp.wire import attributes, delimited, double, fixed64, key_value, varint
-from eventcore_span.attributes import key_of, text_of
+from eventcore_span.attributes import Attributes, key_of, text_of
+from eventcore_span.builder import OPEN_FIELD, put_around
 from eventcore_span.exporters import Exporter
 from eventcore_span.span import FLAGS, FLAGS_OF_REMOTE, INTERNAL, SERVER
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["OtlpExporter", "SpanEncoder", "encode"]
 
 _ATTRIBUTE = b"\x4a"
+_63_BITS = 1 << 63
 _64_BITS = (1 << 64) - 1
 _READY_VALUES = 256
 
@@ -73,30 +76,28 @@ class SpanEncoder:
 
     def __init__(self, builder: SpanBuilder) -> None:
         self._builder = builder
-        self._plain: dict[type[ec.Event], _PlainType] = {}
+        self._prepared: dict[type[ec.Event], _Prepared] = {}
 
     def encode(
         self, envelope: ec.Envelope, operation: ec.LiveOperation[Any], held: Held | None = None
     ) -> Iterable[bytes]:
         """Return the operation's spans; ValueError where aligned arrays differ in length."""
-        is_plain = operation.outcome == "success" and operation.span_name is None and operation.span_attributes is None
-        if is_plain and held is None:
-            scope = envelope.scope
-            if not (scope.bound or scope.correlation_id or scope.tracestate or envelope.tags or operation.links):
-                event_type = operation.event_type
-                plain = self._plain.get(event_type)
-                if plain is None:
-                    plain = self._plain[event_type] = _PlainType(event_type, self._builder)
-                span = plain.encode(envelope.event.__dict__, operation)
-                if span is not None:
-                    return (span,)
+        is_common = operation.outcome == "success" and held is None and not operation.links
+        if is_common and operation.span_name is None and operation.span_attributes is None:
+            event_type = operation.event_type
+            prepared = self._prepared.get(event_type)
+            if prepared is None:
+                prepared = self._prepared[event_type] = _Prepared(event_type, self._builder)
+            span = prepared.encode(envelope, operation)
+            if span is not None:
+                return (span,)
         return [encode(span) for span in self._builder.build(envelope, operation, held)]
 
 
-class _PlainType:
+class _Prepared:
     """What is known of one event type before the first of its spans, as bytes."""
 
-    __slots__ = ("_fields", "_internal", "_limit", "_server")
+    __slots__ = ("_fields", "_internal", "_limits", "_names", "_open", "_server")
 
     def __init__(self, event_type: type[ec.Event], builder: SpanBuilder) -> None:
         spec, limits = event_type.__event__, builder.limits
@@ -104,34 +105,30 @@ class _PlainType:
         about = key_value(_ATTRIBUTE, "event.name", text_of(spec.name, limits.text, scrub=False))
         self._internal = name + b"\x30" + varint(INTERNAL) + about
         self._server = name + b"\x30" + varint(SERVER) + about
-        self._limit = limits.text
+        self._limits = limits
+        self._names = frozenset({"event.name", *spec.fields})
+        self._open = OPEN_FIELD if issubclass(event_type, AdHocOperation) else ""
         self._fields = None
-        if spec.is_plain and len(spec.fields) < limits.attributes and not builder.renames(event_type):
-            self._fields = tuple((key, _PlainField(key, limits.text)) for key in spec.fields)
+        if not spec.each and len(spec.fields) < limits.attributes and not builder.renames(event_type):
+            self._fields = tuple((key, _Field(key, limits.text)) for key in spec.fields)
 
-    def encode(self, values: dict[str, Any], operation: ec.LiveOperation[Any]) -> bytes | None:
-        """Return the span of an operation without anything around it; None where it takes more to write it."""
+    def encode(self, envelope: ec.Envelope, operation: ec.LiveOperation[Any]) -> bytes | None:  # noqa: C901 - the hot loop, in one piece
+        """Return the span of a successful operation; None where it takes more to write it."""
         if self._fields is None:
             return None
+        scope, values = envelope.scope, envelope.event.__dict__
         is_remote = operation.parent_is_remote
-        start_ns = operation.start_ns
         parts = [
-            _HEAD(
-                b"\x0a\x10",
-                operation.trace_id.to_bytes(16, "big"),
-                b"\x12\x08",
-                operation.span_id.to_bytes(8, "big"),
-                b"\x39",
-                start_ns,
-                b"\x41",
-                start_ns + operation.duration_ns,
-                b"\x85\x01",
-                FLAGS_OF_REMOTE if is_remote else FLAGS,
+            _head(
+                operation.trace_id, operation.span_id, operation.start_ns, operation.duration_ns, is_remote=is_remote
             ),
             self._server if is_remote else self._internal,
         ]
         if operation.parent_span_id:
             parts.append(b"\x22\x08" + operation.parent_span_id.to_bytes(8, "big"))
+        if scope.tracestate:
+            parts.append(delimited(b"\x1a", scope.tracestate.encode()))
+        others: list[str] = []
         for name, field in self._fields:
             value = values.get(name)
             if value is None or value is unset:
@@ -143,15 +140,34 @@ class _PlainType:
                 parts.append(field.double + double(value))
             elif kind is bool:
                 parts.append(field.true if value else field.false)
-            elif kind is int and -_64_BITS // 2 <= value <= _64_BITS // 2:
+            elif kind is int and -_63_BITS <= value < _63_BITS:
                 number = varint(value & _64_BITS)
                 parts += (field.int_of[len(number)], number)
             else:
+                others.append(name)
+        if others or scope.bound or scope.correlation_id or envelope.tags:
+            rest = self._rest(others, values, envelope)
+            if rest is None:
                 return None
+            parts.append(rest)
         return b"".join(parts)
 
+    def _rest(self, others: list[str], values: dict[str, Any], envelope: ec.Envelope) -> bytes | None:
+        """Return the fields that are no scalars, and what is around; None where names clash or a limit is met."""
+        found = Attributes(self._limits, self._limits.attributes)
+        for name in others:
+            if name == self._open:
+                found.flatten(values[name], scrub=False)
+            else:
+                found.put(name, values[name], scrub=False)
+        put_around(found, envelope)
+        written = self._names.difference(others)
+        if len(written) + len(found) > self._limits.attributes or not written.isdisjoint(found):
+            return None
+        return attributes(found, _ATTRIBUTE)
 
-class _PlainField(dict[str, bytes]):
+
+class _Field(dict[str, bytes]):
     """One field as attribute: whole for texts that come again and again (``field["stripe"]``), parts for numbers."""
 
     __slots__ = ("_key", "_limit", "double", "false", "int_of", "true")
@@ -174,6 +190,21 @@ class _PlainField(dict[str, bytes]):
         return written
 
 
+def _head(trace_id: int, span_id: int, start_ns: int, duration_ns: int, *, is_remote: bool) -> bytes:
+    return _HEAD(
+        b"\x0a\x10",
+        trace_id.to_bytes(16, "big"),
+        b"\x12\x08",
+        span_id.to_bytes(8, "big"),
+        b"\x39",
+        start_ns,
+        b"\x41",
+        start_ns + duration_ns,
+        b"\x85\x01",
+        FLAGS_OF_REMOTE if is_remote else FLAGS,
+    )
+
+
 def _signed(number: int) -> int:
     return number - (1 << 64) if number >> 63 else number
 
@@ -181,17 +212,12 @@ def _signed(number: int) -> int:
 def encode(span: FinishedSpan) -> bytes:
     """Return ``span`` as a serialised ``Span`` message."""
     parts = [
-        _HEAD(
-            b"\x0a\x10",
-            span.trace_id.to_bytes(16, "big"),
-            b"\x12\x08",
-            span.span_id.to_bytes(8, "big"),
-            b"\x39",
+        _head(
+            span.trace_id,
+            span.span_id,
             span.start_ns,
-            b"\x41",
-            span.end_ns,
-            b"\x85\x01",
-            span.flags,
+            span.end_ns - span.start_ns,
+            is_remote=span.is_parent_remote,
         ),
         delimited(b"\x2a", span.name.encode()),
         b"\x30" + varint(span.kind),
