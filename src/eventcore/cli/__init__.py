@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typer
 
-from eventcore.cli import catalog, debug, explain, handlers, health, metrics, profile
+from eventcore.cli import catalog, debug, doctor, explain, handlers, health, metrics, profile
 from eventcore.cli.contributed import Commands
 
 __all__ = ["app"]
@@ -26,6 +26,7 @@ app.command("handlers")(handlers.handlers)
 app.command("catalog")(catalog.catalog)
 app.command("explain")(explain.explain)
 app.command("health")(health.health)
+app.command("doctor")(doctor.doctor)
 app.command("metrics")(metrics.metrics)
 app.command("profile", context_settings=profile.CONTEXT)(profile.profile)
 app.add_typer(debug.app, name="debug")

@@ -63,6 +63,10 @@ class Source(ABC):
     def health(self) -> dict[str, Any]:
         """Return ``HealthMonitor.report``."""
 
+    @abstractmethod
+    def served(self) -> tuple[str | None, str | None, bool]:
+        """Return where settings have a process serve, on which host, and whether it asks who reads; None: unknown."""
+
 
 class Fresh(Source):
     """A fresh emitter, on which nothing is opened and nothing emitted."""
@@ -97,6 +101,14 @@ class Fresh(Source):
         """Run the checks on the fresh emitter."""
         return {"source": "fresh", **head_of(self._emitter), **self._emitter.health.report()}
 
+    def served(self) -> tuple[str | None, str | None, bool]:
+        """Look at the service of ``[http]``, which was made and not started."""
+        http: Any = self._emitter.services.get("http")
+        if http is None:
+            return None, None, False
+        address = http.url if http.config.serve and http.config.port else None
+        return address, http.config.host if http.config.serve else None, not http.access.is_open
+
 
 class Running(Source):
     """A process that serves eventcore's routes at ``url``."""
@@ -125,6 +137,10 @@ class Running(Source):
     def health(self) -> dict[str, Any]:
         """Ask the process for its health; 503 is an answer."""
         return self._answer("/health", "checks")
+
+    def served(self) -> tuple[str | None, str | None, bool]:
+        """Return nothing: it serves where it was asked, and says no more of that."""
+        return None, None, False
 
     def _answer(self, path: str, key: str) -> dict[str, Any]:
         status, body = self._get(path)
