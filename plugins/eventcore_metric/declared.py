@@ -183,7 +183,7 @@ ACROSS: Mapping[str, Across] = MappingProxyType(
         "eventcore_handler_breaker_state": "max",
         "process_max_fds": "min",
         "process_start_time_seconds": "min",
-        "host_cpu_seconds_total": "latest",
+        "host_cpu_seconds_total": "max",
         "host_memory_total_bytes": "latest",
         "host_memory_available_bytes": "latest",
         "host_disk_total_bytes": "latest",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -25,6 +26,7 @@ from eventcore_metric.prometheus import exposition, sample_value, samples_text
 from eventcore_metric.pushing import Pusher
 from eventcore_metric.recorded import Recorded
 from eventcore_metric.series import MEMORY, ExemplarFilter, family_of, label_text
+from eventcore_metric.shared import Publisher, Shared
 from eventcore_otlp import OtlpOptions, environment
 
 if TYPE_CHECKING:
@@ -55,6 +57,11 @@ _from_packs: WeakKeyDictionary[Catalog, set[str]] = WeakKeyDictionary()
 Exporter = Literal["prometheus", "otlp", "none"]
 
 DEFAULT_INTERVAL_S = 60.0
+
+
+def _folder_of_variable() -> Path | None:
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "").strip()
+    return Path(folder) if folder else None
 
 
 def _exporters_of_variable() -> tuple[Exporter, ...]:
@@ -94,6 +101,11 @@ class MetricHandler(Handler):
         packs: tuple[str, ...] = Field((), description="Metric packs, whose instruments join those given in code.")
         max_series: int = Field(
             MAX_SERIES, ge=1, description="Series per metric; further label values are counted in one series 'other'."
+        )
+        multiprocess_dir: Path | None = Field(
+            default_factory=_folder_of_variable,
+            description="Folder shared by all processes of the service: each shows what all of them have counted, "
+            "those that are gone included. PROMETHEUS_MULTIPROC_DIR when not given, else each process shows its own.",
         )
         exemplars: ExemplarFilter | None = Field(
             None,
@@ -135,6 +147,8 @@ class MetricHandler(Handler):
         self._account: BusAccount | None = None
         self._compiled: tuple[tuple[Instrument, AnyFamily], ...] = ()
         self._pusher: Pusher | None = None
+        self._shared: Shared | None = None
+        self._publisher: Publisher | None = None
         self._by_hand: tuple[Recorded, ...] = ()
         self._starts: dict[type[Event], WholeFold] = {}
         self._ends: dict[type[Event], WholeFold] = {}
@@ -149,6 +163,9 @@ class MetricHandler(Handler):
 
     def attached(self, emitter: Emitter) -> None:
         """Compile the instruments. ConfigurationError: no such pack, or two metrics that would share series names."""
+        if "none" not in self.config.exporter and self.config.multiprocess_dir is not None:
+            self._shared = Shared(self.config.multiprocess_dir, self.name, self.config.max_series)
+            self._store = self._shared
         self.rehearsed(emitter)
         if "none" in self.config.exporter:
             return
@@ -157,6 +174,8 @@ class MetricHandler(Handler):
         self._account = BusAccount(emitter, self.config.max_series)
         self._emitter = emitter
         emitter.timed_mask = TIMED_MASK
+        if self._shared is not None:
+            self._publisher = Publisher(self.name, self._publish)
         if "otlp" in self.config.exporter and not environment.flag("OTEL_SDK_DISABLED"):
             self._pusher = self._started_pusher(emitter)
 
@@ -168,7 +187,7 @@ class MetricHandler(Handler):
         return Pusher(
             self.name,
             emitter,
-            self.read,
+            self.read_own,
             config.open("metrics"),
             interval_s=config.interval_s
             or environment.milliseconds("OTEL_METRIC_EXPORT_INTERVAL")
@@ -259,6 +278,12 @@ class MetricHandler(Handler):
         pusher, self._pusher = self._pusher, None
         if pusher is not None:
             pusher.close()
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            publisher.stop()
+        if self._shared is not None:
+            self._publish()
+            self._shared.close()
         emitter, self._emitter = self._emitter, None
         if emitter is None or any(isinstance(h, MetricHandler) and h is not self for h in emitter.handlers):
             return
@@ -266,12 +291,16 @@ class MetricHandler(Handler):
 
     def after_fork(self) -> None:
         """In a forked child: what was counted so far is the parent's; every series starts at zero."""
+        if self._shared is not None:
+            self._shared.after_fork()
         for _, family in self._compiled:
             family.after_fork()
         for recorded in self._by_hand:
             recorded.after_fork()
         if self._account is not None:
             self._account.after_fork()
+        if self._publisher is not None:
+            self._publisher.start()
         if self._pusher is not None:
             self._pusher.start()
 
@@ -289,17 +318,38 @@ class MetricHandler(Handler):
         return exposition(self.read(), accept)
 
     def read(self) -> list[Reading]:
-        """Return every metric as it is now: instruments, the bus's account, the limits, the process, the host."""
+        """Return every metric as it is now, with ``multiprocess_dir`` over all processes.
+
+        Instruments, metrics by hand, the bus's account, the limits, the process and the host. EventCoreError: another
+        process has held the lock of the folder for too long.
+        """
+        if self._shared is None:
+            return self.read_own()
+        if self._account is not None:
+            self._catch_up()
+            self._publish()
+            self._warn()
+        return self._shared.read()
+
+    def read_own(self) -> list[Reading]:
+        """Return every metric as it is now in this process."""
         if self._account is None:
             return []
         self._catch_up()
-        readings = [family.read() for family in self._families]
-        own = self._account.read()
-        own += limit_readings(self._families, self._limits)
-        own += process_readings() if self.config.process else ()
-        own += host_readings(self.config.disks) if self.config.host else ()
+        readings = [*(family.read() for family in self._families), *self._elsewhere(self._account)]
         self._warn()
-        return readings + [reading for reading in own if reading.points]
+        return readings
+
+    def _elsewhere(self, account: BusAccount) -> list[Reading]:
+        """Return the readings of what is not kept here, as far as there are any."""
+        readings = account.read() + limit_readings(self._families, self._limits)
+        readings += process_readings() if self.config.process else ()
+        readings += host_readings(self.config.disks) if self.config.host else ()
+        return [reading for reading in readings if reading.points]
+
+    def _publish(self) -> None:
+        if self._shared is not None and self._account is not None:
+            self._shared.publish(self._elsewhere(self._account))
 
     def push(self) -> bool:
         """Push everything over OTLP now, not at the next interval; False if there is no such exporter, or it failed."""
@@ -355,6 +405,8 @@ class MetricHandler(Handler):
             facts |= {"url": f"{url}{path}"} if url and path else {}
         if self._pusher is not None:
             facts["push"] = self._pusher.describe()
+        if self._shared is not None:
+            facts |= self._shared.describe()
         return facts
 
     def preview(self, envelope: Envelope) -> str:
