@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from weakref import WeakKeyDictionary, WeakSet
@@ -171,6 +172,7 @@ class MetricHandler(Handler):
             return
         by_hand.record(self, MetricHandler._record)
         _ATTACHED.add(self)
+        _follow_forks()
         self._account = BusAccount(emitter, self.config.max_series)
         self._emitter = emitter
         emitter.timed_mask = TIMED_MASK
@@ -469,4 +471,7 @@ def _after_fork() -> None:
         handler.after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+@cache
+def _follow_forks() -> None:
+    """Begin to act in forked children, once; after the emitter has, since its account must be theirs already."""
+    os.register_at_fork(after_in_child=_after_fork)
