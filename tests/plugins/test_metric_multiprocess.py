@@ -400,7 +400,7 @@ def test_four_workers_killed_and_recycled_lose_no_increment(folder, tmp_path):
             data = path.read_bytes() if path.exists() else b""
             return int.from_bytes(data, sys.byteorder)
 
-        target, done, kills, shown, most = 100_000, 0, 0, 0.0, 0
+        target, done, kills, cut_short, shown, most = 100_000, 0, 0, 0, 0.0, 0
         workers = {}
         while done < target or workers:
             while len(workers) < 4 and done + sum(workers.values()) < target:
@@ -415,7 +415,7 @@ def test_four_workers_killed_and_recycled_lose_no_increment(folder, tmp_path):
             kills += 1
             assert eventually(lambda pid=pid: not Path(f"/proc/{pid}").exists())
             done += tally(pid)
-            del workers[pid]
+            cut_short += tally(pid) < workers.pop(pid)
             samples = scrape(url)
             total = sum(value for key, value in samples.items() if key[0] == "prefork_steps_total")
             assert shown <= total
@@ -434,10 +434,13 @@ def test_four_workers_killed_and_recycled_lose_no_increment(folder, tmp_path):
         assert most <= 4 + 1 + 4  # those alive, the parent's, totals, lock, and one being made
         size = sum(path.stat().st_size for path in folder.iterdir())
         assert size < 500_000
-        print(f"{total:.0f} steps, {done} tallied, {kills} kills, at most {most} files, {size} bytes at the end")  # noqa: T201 - measured
+        assert cut_short
+        print(
+            f"{total:.0f} steps, {done} tallied, {kills} kills ({cut_short} in the midst), at most {most} files, {size} bytes at the end"
+        )  # noqa: T201 - measured
     finally:
         program.kill()
-        program.wait()
+        program.communicate()
 
 
 GUNICORN = """
@@ -492,7 +495,7 @@ def test_gunicorn_workers_recycled_and_killed(folder, tmp_path, preload):
             sent += 1
             answered += ask(address, "/")[0] == 200
             if number % 90 == 89:
-                worker = rng.choice(children(server.pid))
+                worker = rng.choice(eventually(lambda: children(server.pid)))
                 os.kill(worker, signal.SIGKILL)
                 kills += 1
             if number % 40 == 39:
