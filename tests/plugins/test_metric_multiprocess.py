@@ -375,72 +375,84 @@ def scrape(url):
     return {(s.name, *s.labels.values()): s.value for family in parse(text) for s in family.samples}
 
 
+class Prefork:
+    """The program ``prefork_counting``: forks workers, which count and keep a tally of their own."""
+
+    def __init__(self, folder, tallies):
+        tallies.mkdir()
+        self._tallies = tallies
+        self._program = subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(folder), str(tallies), "0"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.url = self._program.stdout.readline().strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._program.kill()
+        self._program.communicate()
+
+    def fork(self, amount):
+        """Fork a worker that counts so many steps; return its process id."""
+        self._program.stdin.write(f"{amount}\n")
+        self._program.stdin.flush()
+        return int(self._program.stdout.readline())
+
+    def tally(self, pid):
+        """Return how far a worker has come."""
+        path = self._tallies / str(pid)
+        return int.from_bytes(path.read_bytes() if path.exists() else b"", sys.byteorder)
+
+    def kill(self, pid):
+        """Kill a worker; return how far it had come."""
+        os.kill(pid, signal.SIGKILL)
+        assert eventually(lambda: not Path(f"/proc/{pid}").exists())
+        return self.tally(pid)
+
+
 @pytest.mark.slow
 def test_four_workers_killed_and_recycled_lose_no_increment(folder, tmp_path):
     """100,000 increments by 4 workers at a time, killed in the midst of it: exact, never backwards, files bounded."""
-    tallies = tmp_path / "tallies"
-    tallies.mkdir()
     rng = random.Random(7)
-    program = subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(folder), str(tallies), "0"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        url = program.stdout.readline().strip()
-
-        def fork(amount):
-            program.stdin.write(f"{amount}\n")
-            program.stdin.flush()
-            return int(program.stdout.readline())
-
-        def tally(pid):
-            path = tallies / str(pid)
-            data = path.read_bytes() if path.exists() else b""
-            return int.from_bytes(data, sys.byteorder)
-
-        target, done, kills, cut_short, shown, most = 100_000, 0, 0, 0, 0.0, 0
-        workers = {}
+    target, done, kills, cut_short, shown, most = 100_000, 0, 0, 0, 0.0, 0
+    workers = {}
+    with Prefork(folder, tmp_path / "tallies") as prefork:
         while done < target or workers:
             while len(workers) < 4 and done + sum(workers.values()) < target:
-                amount = min(rng.choice((2_000, 5_000, 8_000)), target - done - sum(workers.values()))
-                workers[fork(amount)] = amount
+                amount = min(rng.choice((5_000, 10_000, 15_000)), target - done - sum(workers.values()))
+                workers[prefork.fork(amount)] = amount
             pid = rng.choice(list(workers))
-            if kills < 12 and rng.random() < 0.5:
-                time.sleep(rng.random() * 0.05)  # somewhere in its work
+            if kills < 20:
+                time.sleep(rng.random() * 0.02)  # somewhere in its work
             else:
-                assert eventually(lambda pid=pid: tally(pid) == workers[pid], timeout_s=30)
-            os.kill(pid, signal.SIGKILL)
+                assert eventually(lambda pid=pid: prefork.tally(pid) == workers[pid], timeout_s=30)
+            counted = prefork.kill(pid)
             kills += 1
-            assert eventually(lambda pid=pid: not Path(f"/proc/{pid}").exists())
-            done += tally(pid)
-            cut_short += tally(pid) < workers.pop(pid)
-            samples = scrape(url)
+            done += counted
+            cut_short += counted < workers.pop(pid)
+            samples = scrape(prefork.url)
             total = sum(value for key, value in samples.items() if key[0] == "prefork_steps_total")
-            assert shown <= total
-            assert samples["prefork_sizes_count",] >= done
+            assert total >= max(shown, done)
             shown = total
             most = max(most, sum(files(folder).values()))
-        total = sum(value for key, value in samples.items() if key[0] == "prefork_steps_total")
-        # A worker may be killed between an increment and its tally: at most one more than tallied, per kill.
-        assert target <= done <= total <= done + kills
-        # Bucket and sum are two stores: a kill may come between them.
-        assert 0 <= samples["prefork_sizes_count",] - samples["prefork_sizes_sum",] <= kills
-        assert 0 <= samples["prefork_sizes_count",] - done <= kills
-        assert ("prefork_busy",) not in samples  # a gauge of the dead
-        stepped = sum(value for key, value in samples.items() if key[0] == "prefork_stepped_total")
-        assert done - kills * 1_500 <= stepped <= done  # by event: a kill loses what waits in the queue
-        assert most <= 4 + 1 + 4  # those alive, the parent's, totals, lock, and one being made
-        size = sum(path.stat().st_size for path in folder.iterdir())
-        assert size < 500_000
-        assert cut_short
-        print(
-            f"{total:.0f} steps, {done} tallied, {kills} kills ({cut_short} in the midst), at most {most} files, {size} bytes at the end"
-        )  # noqa: T201 - measured
-    finally:
-        program.kill()
-        program.communicate()
+    # A worker may be killed between an increment and its tally: at most one more than tallied, per kill.
+    assert target == done <= total <= done + kills
+    assert 0 <= samples["prefork_sizes_count",] - done <= kills
+    # Bucket and sum are two stores: a kill may come between them.
+    assert 0 <= samples["prefork_sizes_count",] - samples["prefork_sizes_sum",] <= kills
+    assert ("prefork_busy",) not in samples  # a gauge of the dead
+    stepped = sum(value for key, value in samples.items() if key[0] == "prefork_stepped_total")
+    assert done - kills * 1_500 <= stepped <= done  # by event: a kill loses what waits in the queue
+    assert most <= 4 + 1 + 3  # those alive, the parent's; totals, lock, and one being made
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert size < 500_000
+    assert cut_short
+    report = f"{total:.0f} steps, {done} tallied, {kills} kills ({cut_short} in the midst), at most {most} files"
+    sys.stdout.write(f"{report}, {size} bytes at the end\n")
 
 
 GUNICORN = """
