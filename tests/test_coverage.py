@@ -54,8 +54,7 @@ def test_every_declared_series_has_data_in_prometheus(live, declared, capsys):
     NEVER gives a reason for, and CHANCE.
     """
     _, exposition = declared
-    for _ in range(2):
-        live.application.finish_round()
+    live.application.finish_round()
     rows = []
     for name, series in exposition.series.items():
         has_moved = "" if series.kind == "gauge" else " > 0"
@@ -86,8 +85,7 @@ def test_every_declared_span_arrives_over_otlp(live, declared, capsys):
     """Every operation type of the catalog is a span of its declared name in the decoded OTLP stream."""
     catalog, _ = declared
     names = {each.__event__.span for each in catalog.events.values() if each.__event__.is_operation}
-    live.application.finish_round()
-    eventually(lambda: names <= {span.name for span in live.otlp.spans})
+    eventually(lambda: names <= {span.name for span in live.otlp.spans}, 40, pause_s=1)
     numbers = Counter(span.name for span in live.otlp.spans)
     rows = [(name, f"{numbers[name]} spans", "" if numbers[name] else "never sent") for name in sorted(names)]
     say(capsys, "Spans over OTLP", rows)
@@ -97,7 +95,7 @@ def test_every_declared_span_arrives_over_otlp(live, declared, capsys):
 def test_every_declared_event_is_in_the_log(live, declared, capsys):
     """Every event type of the catalog, those of the bus and of plugins included, is a line of the JSON log."""
     catalog, _ = declared
-    live.application.finish_round()
+    eventually(lambda: catalog.events.keys() <= {line["name"] for line in live.application.log}, 40, pause_s=1)
     numbers = Counter(line["name"] for line in live.application.log)
     rows = [(name, f"{numbers[name]} lines", "" if numbers[name] else "never logged") for name in catalog.events]
     say(capsys, "Events in the JSON log", rows)

@@ -79,12 +79,19 @@ class Prometheus:
             with error:
                 raise AssertionError(f"{query or path}: {json.load(error)['error']}") from None
 
-    def query(self, expression):
-        """Return the samples of an instant query: label sets with their values."""
-        data = self.get("query", query=expression)
+    def query(self, expression, **at):
+        """Return the samples of an instant query: label sets with their values; ``time=`` asks for another moment."""
+        data = self.get("query", query=expression, **at)
         if data["resultType"] == "scalar":
             return [({}, float(data["result"][1]))]
         return [(sample["metric"], float(sample["value"][1])) for sample in data["result"]]
+
+    def answer(self, expression, **at):
+        """Return the samples of a query and nothing, or none and why it was refused."""
+        try:
+            return self.query(expression, **at), ""
+        except AssertionError as refusal:
+            return [], str(refusal)
 
     def eventually(self, expression, timeout_s=20.0):
         """Return the samples of a query as soon as there are any; none where there are none in time."""
@@ -101,11 +108,11 @@ class Live:
     webhooks: Receiver
 
 
-def eventually(ask, timeout_s=20.0):
+def eventually(ask, timeout_s=20.0, pause_s=0.1):
     """Return the first answer that is true, or the last one."""
     deadline = time.monotonic() + timeout_s
     while not (answer := ask()) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(pause_s)
     return answer
 
 
