@@ -12,7 +12,7 @@ from eventcore.events import Category, Severity
 from eventcore.handler import HandlerConfig
 from eventcore_log.levels import Levels
 from eventcore_log.schemas import SchemaName
-from eventcore_otlp import OtlpOptions
+from eventcore_otlp import OtlpOptions, environment
 
 if TYPE_CHECKING:
     from eventcore.event_spec import EventSpec
@@ -95,7 +95,7 @@ class LogConfig(OtlpOptions, _Output):
                 options[name] = options.pop(alias)
                 if alias == "hash_based":
                     options[name] = _BY.get(str(options[name]).lower(), options[name])
-        return options
+        return {**_for_requests(), **options} if options.get("output") == "otlp" else options
 
     @field_validator("levels", "category_levels", mode="before")
     @classmethod
@@ -138,3 +138,14 @@ class LogConfig(OtlpOptions, _Output):
         if spec.name == RECORD and levels.by_name:
             return levels.least(spec.category, spec.name)
         return levels.of(spec.category, spec.name, spec.logger)
+
+
+def _for_requests() -> dict[str, Any]:
+    """Return what suits a request per batch (decision 018), or what ``OTEL_BLRP_*`` ask for."""
+    delay_ms = environment.number("OTEL_BLRP_SCHEDULE_DELAY")
+    asked = {
+        "linger_s": 0.5 if delay_ms is None else min(delay_ms / 1000, 1.0),
+        "queue_size": environment.number("OTEL_BLRP_MAX_QUEUE_SIZE") or None,
+        "batch_size": environment.number("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE") or 512,
+    }
+    return {name: value for name, value in asked.items() if value is not None}

@@ -16,6 +16,7 @@ from eventcore_log.formats import console_format, json_format
 from eventcore_log.lines import Lines
 from eventcore_log.outputs import Output, Shortfall, StreamOutput
 from eventcore_log.stdlib import LoggingOutput, StdlibRecord, to_record
+from eventcore_otlp import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,24 +49,23 @@ class LogHandler(Handler):
         is_inline = output == "logging" or (self.config.format == "console" and output != "otlp")
         self.delivery = "inline" if is_inline else "queued"  # type: ignore[misc]  # here the options decide
         self.wants_thread = self.config.format == "json" and self.config.schema_ in {"moe", "ecs"}
-        self.below_level = 0
-        """Lines of loggers that were not written because their logger's level is higher."""
-        self._has_levels = bool(self.config.levels)
+        self.is_disabled = output == "otlp" and environment.flag("OTEL_SDK_DISABLED")
+        self._otlp: OtlpOutput | None = None
         self._of_logger: dict[str, Severity] = {}
 
     def attached(self, emitter: Emitter) -> None:
         """Open the output; ConfigurationError where it cannot be written."""
         super().attached(emitter)
         self._lines = Lines(emitter.resource)
-        self._otlp: OtlpOutput | None = None
         self._output: Output
         self._items: Callable[[Envelope], list[Any]]
         output = self.config.output
         if output == "otlp":
-            from eventcore_log.otlp import OtlpOutput, log_record
+            from eventcore_log.otlp import Limits, OtlpOutput, log_record
 
+            limits = Limits.from_environment()
             self._output = self._otlp = OtlpOutput(self.config, emitter.resource)
-            self._items = lambda envelope: [log_record(envelope, line) for line in self._lines.of(envelope)]
+            self._items = lambda envelope: [log_record(envelope, line, limits) for line in self._lines.of(envelope)]
             return
         if output == "logging":
             self._output = LoggingOutput()
@@ -83,27 +83,32 @@ class LogHandler(Handler):
 
     def sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - the base's
         """Take every event; for the standard library's loggers, but those that it has logged itself."""
-        return None if self.config.output == "logging" and issubclass(event_type, StdlibRecord) else self.handle
+        is_echo = self.config.output == "logging" and issubclass(event_type, StdlibRecord)
+        return None if is_echo or self.is_disabled else self.handle
+
+    def draw_for(self, event_type: type[Event], severity: Severity) -> Callable[[Envelope], bool] | None:
+        """Ask each line of a logger whether its logger's level lets it pass, where there is one that may not."""
+        by_name = self.config.levels.values()
+        is_asked = issubclass(event_type, LogRecord) and by_name and severity < max(*by_name, self.levels.general)
+        return self._is_shown if is_asked else None
 
     def start_sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - the base's
         """Take the start of operations whose type has a message for it."""
-        return self.handle if event_type.__event__.start_message else None
+        return self.handle if event_type.__event__.start_message and not self.is_disabled else None
 
     def handle(self, envelope: Envelope) -> None:
         """Write the envelope's line or lines."""
-        if not self._has_levels or self._is_shown(envelope):
-            self._output.write(self._items(envelope))
+        self._output.write(self._items(envelope))
 
     def handle_batch(self, envelopes: Sequence[Envelope]) -> None:
         """Write the lines of a batch at once."""
         items: list[Any] = []
         ends: list[int] = []  # of each envelope's items
         failed: dict[int, Exception] = {}
-        shows_all, items_of = not self._has_levels, self._items
+        items_of = self._items
         for index, envelope in enumerate(envelopes):
             try:
-                if shows_all or self._is_shown(envelope):
-                    items += items_of(envelope)
+                items += items_of(envelope)
             except Exception as error:  # noqa: BLE001 - one envelope that makes no line must not cost the others theirs
                 failed[index] = error
             ends.append(len(items))
@@ -168,34 +173,29 @@ class LogHandler(Handler):
             }
         )
         self._of_logger = {}
-        self._has_levels = bool(levels.by_name)
         if self.name:
             self.emitter.recompile()
 
     def _is_shown(self, envelope: Envelope) -> bool:
-        """Whether a logger's level lets its line pass; of all else the routes know it."""
+        """Whether a logger's level lets its line pass; of all other events the routes know it."""
         event = envelope.event
-        if not isinstance(event, LogRecord):
-            return True
+        assert isinstance(event, LogRecord)  # noqa: S101 - draw_for has seen to it; for the type checker
         least = self._of_logger.get(event.logger_name)
         if least is None:
             least = self.levels.of(envelope.category, envelope.name, event.logger_name)
             if len(self._of_logger) < MAX_LOGGERS:
                 self._of_logger[event.logger_name] = least
-        if envelope.severity >= least:
-            return True
-        self.below_level += 1
-        return False
+        return envelope.severity >= least
 
     # -- what it says of itself ----------------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
-        """Return format and output (a path is absolute), and how many lines were below their logger's level."""
+        """Return format and output (a path is absolute)."""
         output = self.config.output
         if self._otlp is not None:
-            return {"output": output, **self._otlp.describe()}
-        shown = {"format": self.config.format, "output": output if output in NO_FILES else str(_path(output))}
-        return {**shown, "below_level": self.below_level} if self.config.levels else shown
+            disabled = {"disabled": "by OTEL_SDK_DISABLED"} if self.is_disabled else {}
+            return {"output": output, **self._otlp.describe(), **disabled}
+        return {"format": self.config.format, "output": output if output in NO_FILES else str(_path(output))}
 
     def inspect(self) -> dict[str, Any]:
         """Return the same, and what an event passes on its way to a line."""

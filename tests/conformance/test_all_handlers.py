@@ -18,6 +18,7 @@ from eventcore_log.handler import LogHandler
 from eventcore_metric.handler import MetricHandler
 from eventcore_span.handler import SpanHandler
 from eventcore_webhook.handler import WebhookHandler
+from tests.support.otlp_receiver import OtlpReceiver, attributes_of
 from tests.support.webhook_receiver import webhook_receiver
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_handler"
@@ -49,6 +50,45 @@ class TestLogDurable(TestLog):
 
     def make_handler(self, tmp_path):
         return LogHandler(format="json", output=tmp_path / "log.json", min_severity="trace", delivery="durable")
+
+
+class TestLogRotating(TestLog):
+    """The same into files that make way for new ones."""
+
+    wrong_options: ClassVar = {"max_bytes": 0, "rotate_every_s": 0, "backups": 0}
+
+    def make_handler(self, tmp_path):
+        return LogHandler(
+            format="json", output=tmp_path / "log.json", min_severity="trace", max_bytes=2_000, backups=10_000
+        )
+
+    def received(self, handler):
+        path = Path(handler.config.output)
+        older = sorted(path.parent.glob(f"{path.name}.*"), key=lambda found: -int(found.suffix[1:]))
+        return [json.loads(line)["id"] for found in (*older, path) for line in found.read_text().splitlines()]
+
+
+class TestLogOtlp(HandlerConformance):
+    """The log handler, as OTLP to a real receiver."""
+
+    wrong_options: ClassVar = {"endpoint": "ftp://localhost", "timeout_s": 0}
+
+    @pytest.fixture(autouse=True)
+    def _receiver(self):
+        with OtlpReceiver() as self.receiver:
+            yield
+
+    def make_handler(self, tmp_path):
+        return LogHandler(output="otlp", endpoint=self.receiver.endpoint, min_severity="trace")
+
+    def received(self, handler):
+        return [
+            attributes_of(record.attributes)["log.record.uid"]
+            for request in self.receiver.requests
+            for group in request.message.resource_logs
+            for scope in group.scope_logs
+            for record in scope.log_records
+        ]
 
 
 class TestSpanFile(HandlerConformance):

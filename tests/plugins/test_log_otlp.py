@@ -13,8 +13,9 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 import eventcore as ec
+from eventcore_log.handler import LogHandler
 from eventcore_log.lines import Lines
-from eventcore_log.otlp import log_record
+from eventcore_log.otlp import Limits, log_record
 from tests.support.log_lines import Bare, Keep, Note, Work, configure, emitting
 from tests.support.otlp_receiver import Answer, GrpcReceiver, OtlpReceiver, attributes_of
 
@@ -160,7 +161,7 @@ def test_the_bytes_written_are_a_log_record(text, data, severity):
         ec.emit_event("some.event", message=text, data=data, severity=severity)
     envelope = keep.kept[0]
     (line,) = Lines(ec.Resource()).of(envelope)
-    record = LogRecord.FromString(log_record(envelope, line))
+    record = LogRecord.FromString(log_record(envelope, line, Limits()))
     wanted = LogRecord(
         time_unix_nano=envelope.time_ns,
         observed_time_unix_nano=record.observed_time_unix_nano,
@@ -177,6 +178,64 @@ def test_the_bytes_written_are_a_log_record(text, data, severity):
     shown |= {key: value for key, value in line.get("fields", {}).items() if key not in shown}
     wanted.attributes.extend(KeyValue(key=clean(key), value=any_value(value)) for key, value in shown.items())
     assert record.SerializeToString() == wanted.SerializeToString()  # bytes: NaN is not equal to itself
+
+
+def test_records_are_bounded(monkeypatch):
+    """Attributes beyond the limit are counted, long text is cut, nested too, and of a stack the end is kept."""
+
+    def code(emitter):
+        data = {"text": "x" * 9_000, "deep": [{"text": "y" * 9_000}], **{f"f{number}": number for number in range(200)}}
+        ec.emit_event("some.event", message="m" * 9_000, data=data)
+        with contextlib.suppress(LookupError), emitter.operation(Work):
+            raise LookupError("z" * 9_000 + " end")
+
+    event, failed = sent(code)
+    attributes = attributes_of(event.attributes)
+    assert (len(attributes), event.dropped_attributes_count) == (128, 202 + 3 - 128)
+    assert attributes["text"] == "x" * 7_999 + "…"
+    assert len(event.body.string_value) == 8_000
+    assert "y" * 8_000 not in str(event)
+    assert attributes_of(failed.attributes)["exception.stacktrace"] == "z" * 7_996 + " end"
+    monkeypatch.setenv("OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT", "3")
+    monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "5")
+    event, failed = sent(code)
+    assert (len(event.attributes), event.body.string_value) == (3, "mmmm…")
+
+
+def test_opentelemetrys_variables_are_heeded(monkeypatch):
+    """``OTEL_BLRP_*`` set the batches, unless the settings do; ``OTEL_SDK_DISABLED`` keeps all records back."""
+    assert LogHandler(output="otlp").config.linger_s == 0.5
+    assert LogHandler().config.linger_s == 0.02
+    monkeypatch.setenv("OTEL_BLRP_SCHEDULE_DELAY", "100")
+    monkeypatch.setenv("OTEL_BLRP_MAX_QUEUE_SIZE", "77")
+    config = LogHandler(output="otlp", batch_size=5).config
+    assert (config.linger_s, config.queue_size, config.batch_size) == (0.1, 77, 5)
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    assert sent(emitting(Bare())) == []
+
+
+def test_a_forked_child_is_another_resource():
+    """A child sends over a connection of its own, under its own process id."""
+    with OtlpReceiver() as receiver:
+        with configure(output="otlp", endpoint=receiver.endpoint) as emitter:
+            emitter.emit(Bare())
+            assert emitter.flush()
+            child = os.fork()
+            if not child:
+                emitter.emit(Note(text="from the child"))
+                os._exit(0 if emitter.flush() else 1)
+            assert os.waitpid(child, 0)[1] == 0
+        pids = [
+            attributes_of(group.resource.attributes)["process.pid"]
+            for request in receiver.requests
+            for group in request.message.resource_logs
+        ]
+    assert pids == [os.getpid(), child]
+
+
+def test_a_handler_that_is_not_attached_describes_itself():
+    """``describe`` needs no connection: it is asked of rehearsed handlers too."""
+    assert LogHandler(output="otlp").describe() == {"format": "console", "output": "otlp"}
 
 
 def test_a_receiver_that_is_down_costs_nobody_else():
