@@ -14,7 +14,6 @@ from eventcore.exposition import exposition_of, metric_of
 from eventcore.inspection import made_events
 from eventcore.instruments import Instrument
 from eventcore.plugins import Plugins
-from eventcore.resource import Resource
 from eventcore.settings import Settings, Sources, load_settings
 from eventcore_generate.bus import BUS
 
@@ -74,8 +73,7 @@ class Source:
         sources = Sources.find(config, {})
         self.plugins = Plugins(block=sources.blocked_plugins())
         self.settings = load_settings(sources, self.plugins.services(), {})
-        frame = self.settings.frame
-        self.resource = Resource(frame.service, frame.version, frame.environment)
+        self.resource = self.settings.resource
         self.catalog = Catalog(packs=self.plugins.packs(), contributed=self.plugins.events)
         self._packs = tuple(packs) or _enabled(self.settings)
         given = [instrument for path in instruments for instrument in _resolved(path)]

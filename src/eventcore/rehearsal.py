@@ -13,7 +13,6 @@ from eventcore.delivery import Queue
 from eventcore.emitter import Emitter
 from eventcore.inspection import known_events
 from eventcore.plugins import Plugins
-from eventcore.resource import Resource
 from eventcore.settings import Sources, load_settings
 from eventcore.setup import _add_handlers, _has_structlog, _make_service, _with_debug
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from eventcore.handler import Handler
     from eventcore.journal_config import JournalConfig
+    from eventcore.resource import Resource
 
 __all__ = ["rehearse"]
 
@@ -57,7 +57,7 @@ def rehearse(config: str | Path | None = None) -> Emitter:
     settings, more = _with_debug(settings, plugins, ())
     frame = settings.frame
     emitter = _Rehearsal(
-        resource=Resource(frame.service, frame.version, frame.environment),
+        resource=settings.resource,
         catalog=Catalog(instruments=more, packs=plugins.packs(), contributed=plugins.events),
         journal=frame.journal,
     )

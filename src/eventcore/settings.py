@@ -21,6 +21,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from eventcore.errors import ConfigurationError, did_you_mean, mistakes
 from eventcore.journal_config import JournalConfig
+from eventcore.resource import NAMED, Resource, otel_resource
 
 __all__ = ["PluginSettings", "Settings", "Sources", "load_settings"]
 
@@ -145,6 +146,13 @@ class Settings:
     services: Mapping[str, dict[str, Any]]
     sources: Sources
     aliased: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    resource_attributes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def resource(self) -> Resource:
+        """Who emits."""
+        frame = self.frame
+        return Resource(frame.service, frame.version, frame.environment, self.resource_attributes)
 
     def where(self, *path: str) -> str:
         """Say where the setting at ``path`` was made."""
@@ -266,7 +274,8 @@ def _with_aliases(settings: Settings) -> Settings:
     """Apply the guides' variables where neither code nor ``EVENTCORE_`` says otherwise.
 
     ``LOG_LEVEL`` and ``LOG_FORMAT`` set the log handler's options if there is one (or none at all is configured);
-    ``ENABLE_METRICS=true`` adds a metric handler and the HTTP server, ``METRICS_PORT`` sets its port.
+    ``ENABLE_METRICS=true`` adds a metric handler and the HTTP server, ``METRICS_PORT`` sets its port. OpenTelemetry's
+    ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` say who emits.
     """
     sources = settings.sources
     variables = sources.variables
@@ -289,4 +298,8 @@ def _with_aliases(settings: Settings) -> Settings:
     if variables.get("METRICS_PORT") and "http" in services and not is_said(("http", "port")):
         services["http"]["port"] = variables["METRICS_PORT"]
         aliased["http", "port"] = sources.variable("METRICS_PORT")
-    return Settings(settings.frame.model_copy(update={"handlers": handlers}), services, sources, aliased)
+    attributes = otel_resource(variables)
+    named = {key: attributes.pop(name) for name, key in NAMED.items() if name in attributes}
+    named = {key: value for key, value in named.items() if not is_said((key,))}
+    frame = settings.frame.model_copy(update={"handlers": handlers, **named})
+    return Settings(frame, services, sources, aliased, attributes)

@@ -18,7 +18,6 @@ from eventcore.handler import Handler
 from eventcore.in_use import get_emitter, set_emitter, unconfigured
 from eventcore.last_resort import LastResort
 from eventcore.plugins import Plugins
-from eventcore.resource import Resource
 from eventcore.settings import Settings, Sources, explain, load_settings
 from eventcore.shutdown_report import ShutdownReport
 from eventcore.vocabulary import PluginBroken, Started, Stopped
@@ -75,7 +74,7 @@ def configure(
     read, more = _with_debug(read, found, (*events, *(t for one in instruments for t in one.types)))
     frame = read.frame
     emitter = Emitter(
-        resource=Resource(frame.service, frame.version, frame.environment),
+        resource=read.resource,
         catalog=Catalog(
             events=events, instruments=(*instruments, *more), packs=found.packs(), contributed=found.events
         ),

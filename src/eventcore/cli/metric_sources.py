@@ -18,7 +18,6 @@ from eventcore.health import HealthCheck, HealthResult, HealthStatus
 from eventcore.http import HttpResponse, HttpRoute
 from eventcore.inspection import known_events
 from eventcore.plugins import Plugins, hookimpl
-from eventcore.resource import Resource
 from eventcore.settings import Sources, load_settings
 from eventcore.setup import _add_handlers, _make_service
 
@@ -248,7 +247,7 @@ def _emitter(
     settings = load_settings(sources, plugins.services(), {})
     frame = settings.frame
     emitter = Emitter(
-        resource=Resource(frame.service, frame.version, frame.environment),
+        resource=settings.resource,
         catalog=Catalog(instruments=instruments, packs=plugins.packs(), contributed=plugins.events),
     )
     emitter.plugins = plugins
