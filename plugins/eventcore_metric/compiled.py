@@ -5,30 +5,39 @@ cost more than the work. So the code of all instruments of a type is put togethe
 name, series are found in the same dictionaries, values are checked in the same way. What is not plain (``each``,
 gauges) is called as it is. The text holds only names that are made here; those of the application, and its values, are
 passed in beside it.
+
+Where all is plain and read from fields, a second function takes the event alone, in the thread that emits it. Many
+threads may, so both take a lock then; it may be taken again by a signal handler of its holder.
 """
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from eventcore.context import SCOPE
 from eventcore.fields import unset
 from eventcore.instruments import Field
 from eventcore_metric.folding import checked_by, resolver_of
-from eventcore_metric.series import EXEMPLAR_INTERVAL_NS, CounterFamily, HistogramFamily
-from eventcore_metric.sources import predicate_of, reader_of
+from eventcore_metric.series import CounterFamily, HistogramFamily
+from eventcore_metric.sources import constant_of, predicate_of, reader_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextlib import AbstractContextManager
+
     from eventcore.envelope import Envelope
     from eventcore.event_spec import EventSpec
     from eventcore.events import Event
+    from eventcore.handler import DirectSink
     from eventcore.instruments import Instrument, Source
     from eventcore_metric.folding import Fold
     from eventcore_metric.series import AnyFamily, Family
 
-__all__ = ["WholeFold", "whole_fold"]
+__all__ = ["WholeFold", "direct_fold", "renew_lock", "whole_fold"]
 
 WholeFold = Callable[["Envelope", Mapping[str, Any]], Exception | None]
 """Folds an envelope, given its payload fields, for all instruments; returns the first error that one of them raised."""
@@ -48,12 +57,18 @@ def whole(envelope, fields):
     sampled = trace.sampled
 """
 
+_DIRECT = """\
+def direct(event):
+    failed = envelope = None
+    fields = event.__dict__
+    trace = scope()
+    sampled = trace.sampled
+"""
+
 _COUNT = """\
 series.value += {amount}
 if {sampled}:
-    known = series.exemplar
-    if known is None or envelope.time_ns - known.time_ns >= interval:
-        series.remember(trace, {amount}, envelope.time_ns)
+    series.remember(trace, {amount}, envelope.time_ns if envelope else time_ns())
 """
 
 _OBSERVE = """\
@@ -61,32 +76,74 @@ bucket = bisect_left(bounds_{n}, value)
 series.counts[bucket] += 1
 series.sum += value
 if {sampled}:
-    known = series.exemplars and series.exemplars[bucket]
-    if known is None or envelope.time_ns - known.time_ns >= interval:
-        series.remember(trace, bucket, value, envelope.time_ns)
+    series.remember(trace, bucket, value, envelope.time_ns if envelope else time_ns())
 """
 
 _SAMPLED = {"always_off": "False", "always_on": "True", "trace_based": "sampled"}
 
 
-def whole_fold(event_type: type[Event], folds: list[tuple[Instrument, AnyFamily, Fold]]) -> WholeFold:
-    """Return one function for all ``folds`` of an event type in one phase."""
-    writer = _Writer(event_type.__event__)
+def whole_fold(
+    event_type: type[Event],
+    folds: Sequence[tuple[Instrument, AnyFamily, Fold]],
+    lock: AbstractContextManager[object] | None = None,
+) -> WholeFold:
+    """Return one function for all ``folds`` of an event type in one phase; it holds the ``lock``, if there is one."""
+    whole: WholeFold = _written(event_type, folds, lock).compiled(_HEAD, "whole")
+    return whole
+
+
+def direct_fold(
+    event_type: type[Event],
+    folds: Sequence[tuple[Instrument, AnyFamily, Fold]],
+    lock: AbstractContextManager[object],
+    time_ns: Callable[[], int],
+) -> DirectSink | None:
+    """Return a function that takes the event alone and raises what ``whole_fold`` returns; None: it needs more."""
+    spec = event_type.__event__
+    if spec.is_operation or not all(_is_direct(instrument, family, spec) for instrument, family, _ in folds):
+        return None
+    writer = _written(event_type, folds, lock)
+    direct: DirectSink = writer.compiled(_DIRECT, "direct", scope=SCOPE.get, time_ns=time_ns)
+    return direct
+
+
+def renew_lock(functions: Iterable[WholeFold | DirectSink]) -> None:
+    """Give functions that share a lock a new one, in a forked child: a thread of the parent's may have held it."""
+    lock = threading.RLock()
+    for function in functions:
+        names = function.__globals__
+        if names["lock"] is not None:
+            names["lock"] = lock
+
+
+def _is_direct(instrument: Instrument, family: AnyFamily, spec: EventSpec) -> bool:
+    """Whether an instrument adds, so that order does not matter, and reads nothing but fields."""
+    sources = (*instrument.label_sources.values(), *filter(None, (instrument.value_source,)))
+    reads = {s.reads for s in sources if constant_of(s, spec) is unset} | set(instrument.where)
+    return isinstance(family, CounterFamily | HistogramFamily) and not instrument.each and reads <= spec.fields.keys()
+
+
+def _written(
+    event_type: type[Event],
+    folds: Sequence[tuple[Instrument, AnyFamily, Fold]],
+    lock: AbstractContextManager[object] | None,
+) -> _Writer:
+    writer = _Writer(event_type.__event__, lock)
     for number, (instrument, family, fold) in enumerate(folds):
         writer.add(number, instrument, family, fold)
-    return writer.compiled()
+    return writer
 
 
 class _Writer:
     """Puts the source text together, and the values that it names."""
 
-    def __init__(self, spec: EventSpec) -> None:
+    def __init__(self, spec: EventSpec, lock: AbstractContextManager[object] | None) -> None:
         self._spec = spec
+        self._lock = lock
         self._facts: list[str] = []
         self._body: list[str] = []
         self._names: dict[str, Any] = {
             "bisect_left": bisect_left,
-            "interval": EXEMPLAR_INTERVAL_NS,
             "isfinite": isfinite,
             "unset": unset,
         }
@@ -99,13 +156,14 @@ class _Writer:
             code = [f"{self._name('fold', n, fold)}(envelope, fields)"]
         self._body += ["try:", *_indented(code), "except Exception as error:", "    failed = failed or error"]
 
-    def compiled(self) -> WholeFold:
-        """Return the function."""
-        lines = [_FACTS[fact] for fact in self._facts] + self._body + ["return failed"]
-        source = _HEAD + "\n".join(_indented(lines))
+    def compiled(self, head: str, name: str, **names: Any) -> Any:
+        """Return the function that ``head`` begins."""
+        body = self._body if self._lock is None else ["with lock:", *_indented(self._body)]
+        last = "return failed" if name == "whole" else "if failed is not None: raise failed"
+        source = head + "\n".join(_indented([*(_FACTS[fact] for fact in self._facts), *body, last]))
+        self._names |= {"lock": self._lock, **names}
         exec(compile(source, f"<folds of {self._spec.name}>", "exec"), self._names)  # noqa: S102 - text made here alone
-        whole: WholeFold = self._names["whole"]
-        return whole
+        return self._names[name]
 
     def _plain(self, n: int, instrument: Instrument, family: CounterFamily | HistogramFamily) -> list[str]:
         sampled = _SAMPLED[family.exemplars]

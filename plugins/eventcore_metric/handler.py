@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from eventcore.handler import Handler, HandlerConfig
 from eventcore.http import HttpResponse, HttpRoute
 from eventcore.timing import NOT_TIMED, TIMED_MASK
 from eventcore_metric.account import BusAccount, limit_readings
-from eventcore_metric.compiled import whole_fold
+from eventcore_metric.compiled import direct_fold, renew_lock, whole_fold
 from eventcore_metric.declared import OWN
 from eventcore_metric.events import SeriesOverflow
 from eventcore_metric.folding import folds_of
@@ -31,20 +32,22 @@ from eventcore_metric.shared import Publisher, Shared
 from eventcore_otlp import OtlpOptions, environment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from eventcore.by_hand import HandMade
     from eventcore.catalog import Catalog
     from eventcore.emitter import Emitter
     from eventcore.envelope import Envelope
     from eventcore.events import Event, Severity
-    from eventcore.handler import Sink
+    from eventcore.handler import DirectSink, Sink
     from eventcore.http import HttpRequest
     from eventcore.instruments import Instrument
     from eventcore_metric.compiled import WholeFold
     from eventcore_metric.folding import Fold
     from eventcore_metric.readings import Limit, Reading
     from eventcore_metric.series import AnyFamily, Store
+
+    _Folds = defaultdict[type[Event], list[tuple[Instrument, AnyFamily, Fold]]]
 
 __all__ = ["MetricHandler", "routes"]
 
@@ -153,6 +156,7 @@ class MetricHandler(Handler):
         self._by_hand: tuple[Recorded, ...] = ()
         self._starts: dict[type[Event], WholeFold] = {}
         self._ends: dict[type[Event], WholeFold] = {}
+        self._direct: dict[type[Event], DirectSink] = {}
         self._warned: dict[str, object] = {}
 
     @property
@@ -213,8 +217,8 @@ class MetricHandler(Handler):
             )
         except InstrumentError as error:
             raise ConfigurationError(str(error)) from None
-        starts: defaultdict[type[Event], list[tuple[Instrument, AnyFamily, Fold]]] = defaultdict(list)
-        ends: defaultdict[type[Event], list[tuple[Instrument, AnyFamily, Fold]]] = defaultdict(list)
+        starts: _Folds = defaultdict(list)
+        ends: _Folds = defaultdict(list)
         chosen = environment.choice(get_args(ExemplarFilter), "OTEL_METRICS_EXEMPLAR_FILTER")
         for instrument, family in self._compiled:
             family.exemplars = self.config.exemplars or chosen or "trace_based"  # type: ignore[assignment]  # one of these
@@ -224,8 +228,20 @@ class MetricHandler(Handler):
                 for phase, fold in ((starts, folds.start), (ends, folds.end)):
                     if fold is not None:
                         phase[event_type].append((instrument, family, fold))
-        self._starts = {event_type: whole_fold(event_type, these) for event_type, these in starts.items()}
-        self._ends = {event_type: whole_fold(event_type, these) for event_type, these in ends.items()}
+        self._compile(starts, ends, emitter.time_ns)
+
+    def _compile(self, starts: _Folds, ends: _Folds, time_ns: Callable[[], int]) -> None:
+        """Compile the folds per type; those of families that callers add to hold a lock."""
+        lock = threading.RLock()
+        direct = {event_type: direct_fold(event_type, these, lock, time_ns) for event_type, these in ends.items()}
+        self._direct = {event_type: sink for event_type, sink in direct.items() if sink is not None}
+        shared = {family for event_type in self._direct for _, family, _ in ends[event_type]}
+
+        def whole(event_type: type[Event], these: list[tuple[Instrument, AnyFamily, Fold]]) -> WholeFold:
+            return whole_fold(event_type, these, lock if any(family in shared for _, family, _ in these) else None)
+
+        self._starts = {event_type: whole(event_type, these) for event_type, these in starts.items()}
+        self._ends = {event_type: whole(event_type, these) for event_type, these in ends.items()}
 
     def _instruments(self, catalog: Catalog) -> tuple[Instrument, ...]:
         of_packs = _from_packs.setdefault(catalog, set())
@@ -246,6 +262,10 @@ class MetricHandler(Handler):
     def sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - any severity
         """Take types that an instrument observes, and no others."""
         return self.handle if event_type in self._ends else None
+
+    def direct_sink_for(self, event_type: type[Event], severity: Severity) -> DirectSink | None:  # noqa: ARG002 - any severity
+        """Take events that are only counted and measured in the caller: that is less work than queueing them."""
+        return self._direct.get(event_type)
 
     def start_sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - any severity
         """Take the starts of types that an instrument observes at their start."""
@@ -293,6 +313,7 @@ class MetricHandler(Handler):
 
     def after_fork(self) -> None:
         """In a forked child: what was counted so far is the parent's; every series starts at zero."""
+        renew_lock((*self._starts.values(), *self._ends.values(), *self._direct.values()))
         if self._shared is not None:
             self._shared.after_fork()
         for _, family in self._compiled:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from eventcore.delivery import Queue
     from eventcore.envelope import Envelope
-    from eventcore.handler import Handler, Sink
+    from eventcore.handler import DirectSink, Handler, Sink
     from eventcore.isolation import Quarantine
     from eventcore.sampling import Takes
 
@@ -74,6 +74,16 @@ class Attachment:
             return draw or share
         return lambda envelope: draw(envelope) and share(envelope)
 
+    def direct_for(self, event_type: type[Event], severity: Severity) -> DirectSink | None:
+        """Ask the handler likewise for its direct sink; never one that is watched or closed."""
+        if self.quarantine.is_watching or self.is_closed:
+            return None
+        try:
+            return self.handler.direct_sink_for(event_type, severity)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.quarantine.failed(error)
+            return None
+
     def takes_durably(self, accepted: Sequence[str]) -> bool:
         """Whether it is one of those that take every envelope of a route, and its delivery is durable."""
         return self.name in accepted and self.queue is not None and self.queue.is_durable
@@ -83,9 +93,12 @@ class Attachment:
 
 
 class Route:
-    """A compiled decision: the sinks that take one event type at one severity, and the keys it is counted under."""
+    """A compiled decision: the sinks that take one event type at one severity, and the keys it is counted under.
 
-    __slots__ = ("calls", "done", "durable", "inline", "key", "redact", "severity", "sinks", "unsampled")
+    ``direct``: the only handler's own way for the event alone, and the key under which its successes are counted.
+    """
+
+    __slots__ = ("calls", "direct", "done", "durable", "inline", "key", "redact", "severity", "sinks", "unsampled")
 
     def __init__(
         self,
@@ -96,6 +109,7 @@ class Route:
         *,
         redact: bool,
         durable: bool,
+        direct: tuple[DirectSink, DoneKey] | None = None,
     ) -> None:
         self.severity = severity
         self.sinks = sinks
@@ -105,6 +119,7 @@ class Route:
         self.inline = durable or any(attachment.queue is None for _, attachment in sinks)
         self.redact = redact
         self.durable = durable
+        self.direct = direct
         self.unsampled: Route | None = None
         """The route for operations that are not recorded, once one was needed."""
 
@@ -191,6 +206,8 @@ class Routes(dict[tuple[type[Event], Any], Route]):
                 f"{event_type.__qualname__} ({spec.name!r}) is declared durable=True, but no durable handler takes it "
                 f"at severity {severity.name}: give one delivery = 'durable', a filter that admits it, and no sampling"
             )
+        is_alone = len(sinks) == len(accepted) == 1 and phase is not START and not durable and not derived
+        direct = sinks[0][1].direct_for(event_type, severity) if is_alone else None
         return Route(
             severity,
             tuple(sinks),
@@ -207,6 +224,7 @@ class Routes(dict[tuple[type[Event], Any], Route]):
             DoneKey(spec.name, phase, tuple(derived)),
             redact=redact,
             durable=durable,
+            direct=None if direct is None else (direct, DoneKey(spec.name, phase, tuple(accepted))),
         )
 
     def _refused(self, attachment: Attachment) -> Sink:

@@ -146,12 +146,16 @@ class Emitter:
         except KeyError:
             route = self._routes[event.__class__, None]
         if route.sinks:
+            cells = self._per_thread.cells
+            if route.direct is not None and cells.handling is None:
+                self._deliver_directly(route, event, cells)
+                return
             ids, time_ns = self.ids, self.time_ns
             next_sequence = ids.next_sequence
             sequence = next_sequence()
             began = 0 if sequence & self.timed_mask else self.monotonic_ns()
             envelope = Envelope(event, route.severity, tags, time_ns(), sequence, ids, SCOPE.get())
-            self._deliver(route, envelope, self._per_thread.cells)
+            self._deliver(route, envelope, cells)
             if began:
                 self.emit_times.add(self.monotonic_ns() - began)
 
@@ -215,6 +219,26 @@ class Emitter:
             counts[route.done] += 1
         else:
             self._count_done_except(route, failed)
+
+    def _deliver_directly(self, route: Route, event: Event, cells: Cells) -> None:
+        """Give the event alone to the one handler that wants it, and wants no more."""
+        (sink, done), counts = route.direct, cells.counts  # type: ignore[misc]  # the caller has looked
+        counts[route.key] += 1
+        next_sequence = self.ids.next_sequence
+        began = 0 if next_sequence() & self.timed_mask else self.monotonic_ns()
+        try:
+            sink(event)
+        except Exception as error:  # noqa: BLE001 - the caller is never harmed
+            attachment = route.sinks[0][1]
+            self._ledger.count(attachment.name, route.key.event, route.key.phase, "failed")
+            attachment.quarantine.failed(error)
+        except BaseException:  # as in _deliver: what is cut off is counted
+            self._ledger.count(route.sinks[0][1].name, route.key.event, route.key.phase, "failed")
+            raise
+        else:
+            counts[done] += 1
+        if began:
+            self.emit_times.add(self.monotonic_ns() - began)
 
     def _deliver_otherwise(self, route: Route, envelope: Envelope, cells: Cells) -> None:
         if route.durable:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from eventcore.envelope import Envelope
     from eventcore.event_spec import EventSpec
 
-__all__ = ["Handler", "HandlerConfig", "Sink"]
+__all__ = ["DirectSink", "Handler", "HandlerConfig", "Sink"]
 
 Sink = Callable[["Envelope"], object]
+DirectSink = Callable[[Event], object]
 
 
 class HandlerConfig(BaseModel):
@@ -130,6 +131,15 @@ class Handler:
         """Say likewise what is asked of each envelope, in the emitting thread, before it takes a place in the queue.
 
         What it refuses is counted as ``sampled``. None, the default: every envelope is taken.
+        """
+        return None
+
+    def direct_sink_for(self, event_type: type[Event], severity: Severity) -> DirectSink | None:  # noqa: ARG002 - likewise
+        """Say what takes events of a type that no other handler wants, in the caller; None, the default: its queue.
+
+        For a queued handler whose work on such an event is less than queueing it. The sink gets the event alone: no
+        envelope is made, nothing is redacted. It may be called by many threads at once, must not emit, and its order
+        among the queued envelopes of the handler is not kept.
         """
         return None
 

@@ -1,6 +1,9 @@
 import contextlib
 import enum
 import math
+import os
+import signal
+import threading
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -118,3 +121,114 @@ def test_a_fold_that_raises_costs_its_own_observation():
     assert isinstance(error, KeyError)
     assert families[0].at(("card",)).value == 1
     assert math.isclose(families[5].at(()).value, 1.0)
+
+
+class Hit(ec.Event, name="compiled.hit", category=ec.Category.CACHE):
+    shop: Annotated[str, ec.Label]
+    amount: Annotated[float, ec.Measure(unit="1")] = 1.0
+
+
+class Looked(ec.Operation, name="compiled.looked", category=ec.Category.CACHE):
+    shop: Annotated[str, ec.Label]
+
+
+BOTH = [
+    ec.Counter("hits_total", on=(Hit, Looked), help="Hits.", labels={"shop": "shop"}),
+    ec.Histogram("hit_amount", on=Hit, help="Amounts.", labels={"shop": "shop"}, value="amount", buckets=(1, 2)),
+]
+
+
+def with_metrics(instruments, **handlers):
+    """Return an emitter in use with a metric handler over ``instruments``."""
+    return ec.configure(service="t", instruments=instruments, handlers={"metric": {}, **handlers}, replace=True)
+
+
+@pytest.fixture
+def emitter():
+    """An emitter whose only handler is the metric handler."""
+    with with_metrics(BOTH) as emitter:
+        yield emitter
+
+
+def test_events_that_are_only_measured_are_folded_in_the_caller(emitter):
+    """They are in the series when ``emit`` returns, and no worker was started for them."""
+    emitter.emit(Hit(shop="a"))
+    (attachment,) = emitter.attachments
+    assert attachment.queue.depth == 0
+    assert attachment.handler.value("hits_total", {"shop": "a"}) == 1
+    assert not [thread for thread in threading.enumerate() if thread.name == "eventcore-metric"]
+    assert emitter.ledger().handler("metric").delivered == 1
+
+
+def test_callers_and_the_worker_add_to_the_same_series_exactly(emitter):
+    """Eight threads that emit events, and operations folded by the worker at the same time: no increment is lost."""
+    many = 5_000
+
+    def run():
+        for number in range(many):
+            emitter.emit(Hit(shop="a", amount=number % 3))
+            if number % 5 == 0:
+                with emitter.operation(Looked, shop="a"):
+                    pass
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert emitter.flush(30)
+    handler = emitter.handler("metric")
+    assert handler.value("hits_total", {"shop": "a"}) == 8 * many + 8 * many / 5
+    assert handler.value("hit_amount_count", {"shop": "a"}) == 8 * many
+    assert handler.value("hit_amount_sum", {"shop": "a"}) == 8 * sum(number % 3 for number in range(many))
+    assert emitter.ledger().is_settled
+
+
+def test_a_value_that_no_metric_can_take_is_rejected_in_the_caller_too(emitter):
+    """NaN does not reach a sum by the direct way either; the event counts as delivered."""
+    emitter.emit(Hit(shop="a", amount=math.nan))
+    handler = emitter.handler("metric")
+    assert handler.value("hits_total", {"shop": "a"}) == 1
+    assert not handler.value("hit_amount_count", {"shop": "a"})
+    assert handler.size()["rejected"] == 1
+
+
+@pytest.mark.parametrize(
+    "instrument",
+    [
+        ec.Gauge("g", on=Hit, help="Order matters.", labels={"shop": "shop"}, value="amount"),
+        ec.Counter("c_total", on=Hit, help="A fact of the envelope.", labels={"severity": "severity"}),
+        ec.Counter("o_total", on=Looked, help="An operation is validated by the worker.", labels={"shop": "shop"}),
+    ],
+    ids=lambda instrument: instrument.name,
+)
+def test_what_needs_more_than_fields_and_sums_goes_to_the_worker(instrument):
+    """Gauges, facts of the envelope and operations have no direct way."""
+    with with_metrics([instrument]) as emitter:
+        handler = emitter.handler("metric")
+        for event_type in instrument.types:
+            assert handler.direct_sink_for(event_type, ec.Severity.INFO) is None
+
+
+def test_a_fork_leaves_no_lock_taken(emitter):
+    """A thread that folds while another forks holds a lock that the child does not wait for."""
+    handler = emitter.handler("metric")
+    lock = handler.direct_sink_for(Hit, ec.Severity.INFO).__globals__["lock"]
+    taken, done = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            taken.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait(30)
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        signal.alarm(10)
+        emitter.emit(Hit(shop="a"))
+        os._exit(0 if handler.value("hits_total", {"shop": "a"}) == 1 else 1)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0

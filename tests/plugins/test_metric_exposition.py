@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 import eventcore as ec
 from eventcore_metric.handler import MetricHandler
 from eventcore_metric.series import Family
+from tests.support.handlers import Collect
 
 
 class Paid(ec.Event, name="shop.paid", category="user"):
@@ -284,6 +285,7 @@ def test_the_account_of_the_bus_is_exported():
 def test_drops_are_exported_with_their_reason():
     """What a full queue drops is seen in the next scrape."""
     emitter, metric = start(ec.Counter("paid_total", on=Paid, help="?"), queue_size=1, linger_s=1)
+    emitter.add_handler(Collect())  # alone, the handler would take the events in the caller
     for _ in range(50):
         emitter.emit(Paid(currency="eur"))
     counted = metric.value("paid_total")
