@@ -89,7 +89,7 @@ def lint(
         Finding(each.file, each.line, "", "unreadable", each.reason, "correct it", "") for each in found.unreadable
     ]
     for query in found.queries:
-        _, problems = check(query.expression, known, label=query.label)
+        _, problems = check(query.expression, known, query.labels)
         findings += [
             Finding(
                 query.file,

@@ -31,7 +31,8 @@ SUFFIXES = (".json", ".md", ".yaml", ".yml")
 class Query:
     """One expression: where it is, and what it is for.
 
-    ``label``: the label that Grafana's ``label_values(expression, label)`` asks for.
+    ``labels``: labels of its result that are named beside it, and by whom: a legend, the texts of an alert, Grafana's
+    ``label_values(expression, label)``.
     """
 
     file: str
@@ -39,7 +40,7 @@ class Query:
     where: str
     expression: str
     has_own_lines: bool = False
-    label: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
 
     def line_of(self, token: str) -> int:
         """Return the line of a part of the expression."""
@@ -194,6 +195,8 @@ def _yaml(text: str) -> list[Any]:
 
 _LABEL_VALUES = re.compile(r"\s*label_values\(\s*(?:(?P<expression>.*\S)\s*,\s*)?(?P<label>[\w$]+)\s*\)\s*", re.DOTALL)
 _QUERY_RESULT = re.compile(r"\s*query_result\((?P<expression>.*)\)\s*", re.DOTALL)
+_LEGEND = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
+_IN_TEXT = re.compile(r'\$labels\.(\w+)|\bindex\s+\$labels\s+"(\w+)"')
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`')
 
 
@@ -220,7 +223,7 @@ class _Reader:
         is_prometheus = _is_prometheus(node.get("datasource"), otherwise=is_prometheus)
         expression = node.get("expr")
         if isinstance(expression, Text) and expression.strip():
-            self._add(expression, where, is_prometheus=is_prometheus)
+            self._add(expression, where, is_prometheus=is_prometheus, labels=_named_beside(node))
             if isinstance(node.get("record"), str):
                 labels = {str(label): str(value) for label, value in (node.get("labels") or {}).items()}
                 self._found.recorded.append(Recorded(node["record"], expression, labels))
@@ -238,19 +241,31 @@ class _Reader:
         where = f"variable {node['name']!r}"
         values, result = _LABEL_VALUES.fullmatch(text), _QUERY_RESULT.fullmatch(text)
         if values is not None and values["expression"]:
-            self._add(text, where, is_prometheus=is_prometheus, part=values["expression"], label=values["label"])
+            self._add(
+                text,
+                where,
+                is_prometheus=is_prometheus,
+                part=values["expression"],
+                labels=(("label_values", values["label"]),),
+            )
         elif result is not None:
             self._add(text, where, is_prometheus=is_prometheus, part=result["expression"])
 
     def _add(
-        self, text: Text, where: str, *, is_prometheus: bool, part: str | None = None, label: str | None = None
+        self,
+        text: Text,
+        where: str,
+        *,
+        is_prometheus: bool,
+        part: str | None = None,
+        labels: tuple[tuple[str, str], ...] = (),
     ) -> None:
         if not is_prometheus or "|" in _STRINGS.sub("", text):  # only LogQL pipes
             self._found.left_out += 1
             return
         expression = str(text) if part is None else part
         line = text.line + self._offset
-        self._found.queries.append(Query(self._file, line, where, expression, text.has_own_lines, label))
+        self._found.queries.append(Query(self._file, line, where, expression, text.has_own_lines, labels))
 
     def _targets(self, document: Any) -> None:
         configs = document.get("scrape_configs") if isinstance(document, dict) else None
@@ -277,6 +292,17 @@ def _where(node: dict[str, Any], where: str) -> str:
     if isinstance(node.get("title"), str) and node["title"]:
         return f"{'panel' if 'targets' in node else 'dashboard'} {node['title']!r}"
     return where
+
+
+def _named_beside(node: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the labels that the legend of a panel's query, or the texts of an alert, take from the result."""
+    named = [("legendFormat", label) for label in _LEGEND.findall(str(node.get("legendFormat") or ""))]
+    for key in ("annotations", "labels") if isinstance(node.get("alert"), str) else ():
+        texts = node.get(key)
+        for name, text in texts.items() if isinstance(texts, dict) else ():
+            found = (match[1] or match[2] for match in _IN_TEXT.finditer(str(text)))
+            named += [(f"{key.removesuffix('s')} {name!r}", label) for label in found]
+    return tuple(dict.fromkeys(each for each in named if each[1] != "__name__"))
 
 
 def _is_prometheus(datasource: Any, *, otherwise: bool) -> bool:

@@ -58,7 +58,10 @@ class Vocabulary:
         for rule in recorded:
             self._recorded[rule.name].append(rule)
         self._inferring: set[str] = set()
-        self._series = {name: self._known(series) for name, series in exposition.series.items()}
+        self._series = {
+            name: self._known(series, exposition.metrics[series.metric].states)
+            for name, series in exposition.series.items()
+        }
         self._series |= {name: self._scraped(series) for name, series in (others or {}).items()}
         for name in _OF_TARGETS:
             self._series[name] = KnownSeries(name, "gauge", self._on_target(name, "gauge", {}, frozenset()))
@@ -118,10 +121,10 @@ class Vocabulary:
             {**self._target.labels, **labels}, self._target.certain | certain, self._target.is_open, {name: role}
         )
 
-    def _known(self, series: Series) -> KnownSeries:
+    def _known(self, series: Series, states: tuple[float, ...]) -> KnownSeries:
         role: Role = series.part if series.kind == "histogram" and series.part != "value" else _role(series.kind)
         certain = frozenset(label for label, values in series.labels.items() if values is None or "" not in values)
-        return KnownSeries(series.name, role, self._on_target(series.name, role, series.labels, certain))
+        return KnownSeries(series.name, role, self._on_target(series.name, role, series.labels, certain), states)
 
     def _scraped(self, series: KnownSeries) -> KnownSeries:
         own = series.vector

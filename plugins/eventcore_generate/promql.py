@@ -7,6 +7,7 @@ that does not exist; a function that does not fit the metric; two vectors that c
 
 from __future__ import annotations
 
+import operator
 import re
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,6 +46,16 @@ _OF_BUCKETS = frozenset({"histogram_fraction", "histogram_quantile", "histogram_
 _KEEPS_ELEMENTS = frozenset({"bottomk", "limit_ratio", "limitk", "topk"})
 
 
+_COMPARISONS = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
+}
+
+
 class Known(Protocol):
     """What an expression is held against."""
 
@@ -58,10 +69,10 @@ class Known(Protocol):
         """Say that there is no such series, and what to do."""
 
 
-def check(text: str, known: Known, *, label: str | None = None) -> tuple[Vector, list[Problem]]:
+def check(text: str, known: Known, labels: Iterable[tuple[str, str]] = ()) -> tuple[Vector, list[Problem]]:
     """Return what the expression can return, and what is wrong with it.
 
-    ``label``: one that the result must be able to bear, as for Grafana's ``label_values(…)``.
+    ``labels``: who names a label of the result, such as a legend, and which.
     """
     try:
         tree = _parsed(text)
@@ -70,8 +81,8 @@ def check(text: str, known: Known, *, label: str | None = None) -> tuple[Vector,
         return OPEN, [problem]
     walk = _Walk(known)
     vector = walk.vector(tree) or SCALAR_VECTOR
-    if label is not None:
-        walk.need(vector, (label,), "label_values")
+    for who, label in labels:
+        walk.need(vector, (label,), who)
     return vector, walk.problems
 
 
@@ -116,7 +127,7 @@ class _Walk:
                 there = sorted(vector.labels)
                 self._report(
                     "unknown-label",
-                    f"{who} names the label {label!r}, which {_these(vector)} never has",
+                    f"{who} names the label {label!r}, which {_these(vector)} does not have here",
                     closest(label, there) or f"its labels are {_list(there)}",
                     label,
                 )
@@ -263,6 +274,7 @@ class _Walk:
     def _combined(self, expr: BinaryExpr) -> Vector | None:
         left, right = self.vector(expr.lhs), self.vector(expr.rhs)
         if left is None or right is None:
+            self._check_states(expr)
             return left if right is None else right
         result, problems = joined(expr, left, right)
         matching = expr.modifier.matching if expr.modifier is not None else None
@@ -270,6 +282,22 @@ class _Walk:
             self.need(union((left, right)), matching.labels, f"{expr.op} on or ignoring ({', '.join(matching.labels)})")
         self.problems += problems
         return result
+
+    def _check_states(self, expr: BinaryExpr) -> None:
+        """Report a comparison of a gauge that shows states with what is none of them."""
+        selector, number = expr.lhs, expr.rhs
+        compare = _COMPARISONS.get(str(expr.op))
+        if compare is None or not isinstance(selector, VectorSelector) or not isinstance(number, NumberLiteral):
+            return
+        series = self._known.get(selector.name or "")
+        if series is None or not series.states or any(compare(state, number.val) for state in series.states):
+            return
+        self._report(
+            "unknown-value",
+            f"'{expr.op} {number.val:g}' is never true for {series.name!r}, which shows states as numbers",
+            f"its values are {', '.join(f'{state:g}' for state in sorted(series.states))}",
+            series.name,
+        )
 
 
 # -- values and texts --------------------------------------------------------------------------------------------------

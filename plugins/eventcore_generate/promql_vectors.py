@@ -76,11 +76,15 @@ SCALAR_VECTOR = Vector()
 
 @dataclass(frozen=True, slots=True)
 class KnownSeries:
-    """A series that exists: its name, what it is of which metric, and the labels it has where it is queried."""
+    """A series that exists: its name, what it is of its metric, and the labels it has where it is queried.
+
+    ``states``: all values it can have, where it shows states as numbers.
+    """
 
     name: str
     role: Role
     vector: Vector
+    states: tuple[float, ...] = ()
 
 
 def union(vectors: Iterable[Vector]) -> Vector:

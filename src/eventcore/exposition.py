@@ -16,6 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 from eventcore.errors import InstrumentError
+from eventcore.instruments import Codes
 
 if TYPE_CHECKING:
     from eventcore.catalog import Catalog
@@ -74,7 +75,8 @@ class Metric:
     ``name``: as on its ``# TYPE`` line, of a counter with ``_total``. ``unit``: in Prometheus' words (``seconds``,
     ``bytes``), empty if there is none. ``buckets``: upper bounds of a histogram, without +Inf. ``combinations``: the
     most label combinations it can have (as a rule those of all labels' values), None if a label is open; the overflow
-    series of a metric at its limit is not among them. ``origin``: what declares it, for people to read.
+    series of a metric at its limit is not among them. ``states``: all values of a gauge that shows states as numbers.
+    ``origin``: what declares it, for people to read.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Metric:
     unit: str = ""
     buckets: tuple[float, ...] = ()
     combinations: int | None = None
+    states: tuple[float, ...] = ()
     origin: str = ""
 
     def __post_init__(self) -> None:
@@ -170,6 +173,7 @@ def metric_of(instrument: Instrument) -> Metric:
         unit=instrument.unit,
         buckets=getattr(instrument, "buckets", ()),
         combinations=_fewest(_product(labels.values()), [_product(values.values()) for values in sets]),
+        states=tuple(value.codes.values()) if isinstance(value := instrument.value_source, Codes) else (),
         origin="instrument over " + ", ".join(event_type.__event__.name for event_type in instrument.types),
     )
 

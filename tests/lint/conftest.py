@@ -33,6 +33,7 @@ SHOP = (
     ),
     ec.Counter("shop_charges_total", on=Charge, labels={"provider": "provider", "region": "region"}, help="?"),
     ec.Gauge("shop_open", on=Charge, phase="start", labels={"provider": "provider"}, help="?"),
+    ec.Gauge("shop_currency", on=Paid, value=ec.codes("currency", eur=1, usd=2), help="?"),
     ec.Histogram(
         "shop_charge_seconds",
         on=Charge,

@@ -245,6 +245,32 @@ def test_files_that_are_no_answer_are_errors(tmp_path, shop, name, content, mess
         lint([path], shop)
 
 
+def test_legends_and_texts_name_labels_that_are_there(tmp_path, shop):
+    """A legend or an alert's text that names a label which the result does not have is found; variables are let be."""
+    target = {"expr": "sum by (currency) (rate(shop_paid_total[5m]))"}
+    panels = [
+        {"title": "right", "targets": [{**target, "legendFormat": "{{currency}} {{ __name__ }} $name"}]},
+        {"title": "wrong", "targets": [{**target, "legendFormat": "{{currency}} of {{job}}"}]},
+        {"title": "anything", "targets": [{"expr": "sum by ($by) (shop_paid_total)", "legendFormat": "{{colour}}"}]},
+    ]
+    alert = """groups:
+      - name: a
+        rules:
+          - alert: A
+            expr: sum by (job) (shop_open) > 1
+            labels: {at: '{{ $labels.job }}'}
+            annotations:
+              summary: '{{ $labels.job }} {{ $value }}'
+              more: '{{ $labels.jobb }} {{ index $labels "why" }}'"""
+    paths = write(tmp_path, a__json={"panels": panels}, b__yml=alert)
+    found = [(f.where, f.code, f.message.split(",")[0], f.remedy) for f in lint(paths, shop).findings]
+    assert found == [
+        ("panel 'wrong'", "unknown-label", "legendFormat names the label 'job'", "its labels are 'currency'"),
+        ("alert 'A'", "unknown-label", "annotation 'more' names the label 'jobb'", "did you mean 'job'?"),
+        ("alert 'A'", "unknown-label", "annotation 'more' names the label 'why'", "its labels are 'job'"),
+    ]
+
+
 def test_folders_are_searched(tmp_path):
     """Of a folder those files are read that can hold expressions, in any depth."""
     (tmp_path / "deep").mkdir()

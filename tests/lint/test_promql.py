@@ -15,8 +15,13 @@ WRONG = [
     ('{__name__="shop_payed_total"}', "unknown-series", "'shop_payed_total'", "'shop_paid_total'"),
     ('{__name__=~"shopp_.*"}', "unknown-series", "no series has a name like 'shopp_.*'", "correct"),
     ('shop_paid_total{currencey="eur"}', "unknown-label", "'currencey'", "did you mean 'currency'"),
-    ('shop_paid_total{region=~"eu|us"}', "unknown-label", "'shop_paid_total' never has", "its labels are 'currency'"),
-    ('up{provider="adyen"}', "unknown-label", "'provider', which 'up' never has", "'instance', 'job'"),
+    (
+        'shop_paid_total{region=~"eu|us"}',
+        "unknown-label",
+        "'shop_paid_total' does not have here",
+        "its labels are 'currency'",
+    ),
+    ('up{provider="adyen"}', "unknown-label", "'provider', which 'up' does not have here", "'instance', 'job'"),
     ("sum by (provder) (shop_charges_total)", "unknown-label", "sum by (provder)", "did you mean 'provider'"),
     ("sum without (colour) (shop_paid_total)", "unknown-label", "'colour'", "its labels are 'currency'"),
     ('label_replace(shop_paid_total, "a", "$1", "b", "(.*)")', "unknown-label", "label_replace", "its labels"),
@@ -64,6 +69,8 @@ WRONG = [
         "needs the buckets of a histogram, and 'shop_charge_seconds_sum' has none",
         "…_bucket",
     ),
+    ("shop_currency == 3", "unknown-value", "'== 3' is never true for 'shop_currency'", "its values are 1, 2"),
+    ("shop_currency{} > 2", "unknown-value", "'> 2' is never true", "its values are 1, 2"),
     # two vectors that cannot join
     (
         "rate(shop_failed_total[5m]) / rate(shop_charges_total[5m])",
@@ -106,6 +113,8 @@ WRONG = [
 
 RIGHT = [
     "rate(shop_paid_total[5m])",
+    "shop_currency == 2 or shop_currency != 2 or shop_currency >= 2 or shop_open == 3",
+    "sum(shop_currency) == 3 or shop_currency + 1 == 3",
     'sum by (currency) (rate(shop_paid_total{currency=~"eu.*", job="shop", instance!=""}[5m])) > 0.5',
     "histogram_quantile(0.95, rate(shop_charge_seconds_bucket[5m]))",
     "histogram_quantile(0.95, sum by (le, provider) (rate(shop_charge_seconds_bucket[5m]))) > 1",
