@@ -6,8 +6,10 @@ import json
 import threading
 
 import pytest
+from typer.testing import CliRunner
 
 import eventcore as ec
+from eventcore.cli import app
 from eventcore.journal import Journal, JournalRow
 from eventcore.journal_config import JournalConfig
 from tests.support.handlers import Collect, CollectBatches, eventually
@@ -158,6 +160,32 @@ def test_only_what_failed_of_a_batch_is_set_aside(start):
     emit(emitter, [5])
     assert emitter.flush(30)
     assert (amounts(handler), dead(emitter)) == ([0, 1, 3, 4, 5], [2])
+
+
+def test_operators_see_what_waits_and_what_was_set_aside(start):
+    """2. Visible in ``inspect``: rows and dead letters of the journal, and what waits for which handler."""
+    up = threading.Event()
+
+    def act(envelope):
+        refuse(1)(envelope)
+        assert envelope.get("amount") < 3 or up.wait(30)
+
+    handler = Collect(delivery="durable", act=act, linger_s=0, batch_size=1, events="dead.paid")
+    emitter = ec.configure(journal={"max_attempts": 1}, http={"port": 0}, handlers={"pay": handler})
+    emit(emitter, [1, 2, 3, 4, 5])
+    pay = emitter.attachments[0]
+    assert eventually(lambda: emitter.durability.journal.rows == pay.queue.backlog == 3 and not pay.queue.depth)
+    ledger = emitter.ledger()
+    assert (ledger.journal.rows, ledger.journal.dead_letters, ledger.journal.is_well) == (3, 1, True)
+    assert 0 < ledger.journal.fill < 1
+    shown = CliRunner().invoke(
+        app, ["debug", "inspect", "--component", "events", "--url", emitter.services["http"].url]
+    )
+    up.set()
+    text = " ".join(shown.output.split())
+    assert "journal.db, 3 rows, " in text, shown.output
+    assert "1 dead letters" in text
+    assert "Waiting for pay: 0 of at most 10000, 3 in the journal" in text
 
 
 def test_dead_letters_stay_across_restarts(start):

@@ -102,9 +102,15 @@ def _say_events(answer: dict[str, Any]) -> None:
         say(f"Misused: {misuse['operation']} {misuse['what'].replace('_', ' ')}, {misuse['count']} times", indent=2)
     journal = answer["journal"]
     if journal is not None:
-        say(f"Journal: {journal['path']}, {journal['rows']} rows, {journal['bytes']} bytes", indent=2)
+        dead = f", {journal['dead_letters']} dead letters" if journal["dead_letters"] else ""
+        say(f"Journal: {journal['path']}, {journal['rows']} rows, {journal['bytes']} bytes{dead}", indent=2)
         if journal["problem"]:
             say(f"Journal problem: {journal['problem']}", indent=2)
+    for handler in answer["handlers"]:
+        queue = handler["queue"]
+        if queue is not None and (queue["depth"] or queue["backlog"]):
+            kept = f", {queue['backlog']} in the journal" if queue["backlog"] else ""
+            say(f"Waiting for {handler['name']}: {queue['depth']} of at most {queue['capacity']}{kept}", indent=2)
     for name, problem in answer["broken_plugins"].items():
         say(f"Broken plugin: {name}: {problem}", indent=2)
     say_table(
