@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import random
 import re
 import socket
 import ssl
 import threading
+import time
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, SecretStr, field_validator
 
 from eventcore import __version__
-from eventcore.errors import ConfigurationError
+from eventcore.errors import ConfigurationError, PartialFailure
 from eventcore.handler import Handler, HandlerConfig
 from eventcore_webhook.body import encode
 from eventcore_webhook.client import Answer, Client
@@ -25,6 +27,8 @@ from eventcore_webhook.errors import EndpointGone, NoAnswer, WebhookError
 from eventcore_webhook.signing import decode_secret, sign
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from eventcore.envelope import Envelope
     from eventcore_webhook.addresses import Resolver
 
@@ -32,6 +36,9 @@ __all__ = ["WebhookConfig", "WebhookHandler"]
 
 RETRIED = frozenset({408, 425, 429})
 """Statuses below 500 that mean "not now"."""
+
+UNORDERED_BATCH = 32
+"""Events in hand at once where one that has to be tried again lets the others go first."""
 
 
 class WebhookConfig(HandlerConfig):
@@ -59,8 +66,18 @@ class WebhookConfig(HandlerConfig):
     delivery: Literal["queued", "durable"] | None = Field(
         None, description="Posted by a worker of its own; 'durable' keeps what waits on disk, across restarts."
     )
-    # Larger batches would bring nothing, and what a timeout of shutdown leaves undone could not be told apart.
-    batch_size: int = Field(1, ge=1, description="Most envelopes handed over at once.")
+    ordered: bool = Field(
+        default=True,
+        description="Post in order, so that an event that has to be tried again holds up those behind it; false: those "
+        "that wait with it go first.",
+    )
+    # In order, larger ones would bring nothing, and what a timeout of shutdown leaves undone could not be told apart.
+    batch_size: int = Field(1, ge=1, description="Most envelopes handed over at once; 32 when 'ordered' is false.")
+
+    def model_post_init(self, _context: Any) -> None:
+        """Take more at once where the order is free: only what is in hand can go first."""
+        if not self.ordered and "batch_size" not in self.model_fields_set:
+            self.__dict__["batch_size"] = UNORDERED_BATCH
 
     @field_validator("secret", mode="before")
     @classmethod
@@ -71,7 +88,7 @@ class WebhookConfig(HandlerConfig):
 
 
 class WebhookHandler(Handler):
-    """Posts events as Standard Webhooks; in order, one at a time, with retries that hold their place.
+    """Posts events as Standard Webhooks; one at a time, with retries that hold their place unless ``ordered = false``.
 
     What was not delivered raises in the worker, so the bus counts it, reports it, and puts an endpoint that keeps
     failing into quarantine. What waits is held in memory, and lost
@@ -110,6 +127,40 @@ class WebhookHandler(Handler):
             raise
         self.delivered += 1
 
+    def handle_batch(self, envelopes: Sequence[Envelope]) -> None:
+        """Post a batch; raises PartialFailure when some were not delivered."""
+        failed = dict(self._in_order(envelopes) if self.config.ordered else self._when_ready(envelopes))
+        if failed:
+            raise PartialFailure(failed, next(iter(failed.values())))
+
+    def _in_order(self, envelopes: Sequence[Envelope]) -> Iterator[tuple[int, BaseException]]:
+        is_durable = (self.config.delivery or self.delivery) == "durable"
+        for index, envelope in enumerate(envelopes):
+            try:
+                self.handle(envelope)
+            except Exception as error:  # noqa: BLE001 - told by index
+                yield index, error
+                if is_durable:  # it is tried again later, and what follows must not overtake it
+                    yield from ((rest, error) for rest in range(index + 1, len(envelopes)))
+                    return
+
+    def _when_ready(self, envelopes: Sequence[Envelope]) -> Iterator[tuple[int, BaseException]]:
+        """Post whatever is due first: new ones, then those whose pause is over; yield those that were given up."""
+        due = [(0.0, index, 1) for index in range(len(envelopes))]
+        while due:
+            at_s, index, attempt = heapq.heappop(due)
+            self._closing.wait(max(0.0, at_s - time.monotonic()))
+            try:
+                pause_s = self._attempt(envelopes[index], attempt)
+            except Exception as error:  # noqa: BLE001 - told by index
+                self.failed += 1
+                yield index, error
+                continue
+            if pause_s is None:
+                self.delivered += 1
+            else:
+                heapq.heappush(due, (time.monotonic() + pause_s, index, attempt + 1))
+
     def closing(self) -> None:
         """End pauses between attempts."""
         self._closing.set()
@@ -134,25 +185,32 @@ class WebhookHandler(Handler):
         return encode(envelope, self.emitter.resource.service).decode()
 
     def _deliver(self, envelope: Envelope) -> None:
+        attempt = 1
+        while (pause_s := self._attempt(envelope, attempt)) is not None:
+            self._closing.wait(pause_s)
+            attempt += 1
+
+    def _attempt(self, envelope: Envelope, attempt: int) -> float | None:
+        """Post once; return None when it was delivered, else the seconds until the next attempt.
+
+        Raises WebhookError when another attempt would not help, or there are to be no more.
+        """
         if self._is_gone:
             raise EndpointGone(f"{self._endpoint.origin} has answered 410 Gone; {envelope.name} was not sent")
-        body = encode(envelope, self.emitter.resource.service)
-        message_id = f"msg_{envelope.id}"
-        for attempt in range(1, self.config.max_attempts + 1):
-            retry_after = None
-            try:
-                answer = self._post(message_id, body)
-            except NoAnswer as error:
-                problem = str(error)
-            else:
-                if 200 <= answer.status < 300:
-                    return
-                problem = self._judge(answer, envelope)
-                retry_after = answer.retry_after
-            if attempt == self.config.max_attempts or self._closing.is_set():
-                raise WebhookError(f"{problem}; {envelope.name} was given up after {attempt} attempts")
-            self.retried += 1
-            self._closing.wait(self._pause_s(attempt, retry_after))
+        retry_after = None
+        try:
+            answer = self._post(f"msg_{envelope.id}", encode(envelope, self.emitter.resource.service))
+        except NoAnswer as error:
+            problem = str(error)
+        else:
+            if 200 <= answer.status < 300:
+                return None
+            problem = self._judge(answer, envelope)
+            retry_after = answer.retry_after
+        if attempt == self.config.max_attempts or self._closing.is_set():
+            raise WebhookError(f"{problem}; {envelope.name} was given up after {attempt} attempts")
+        self.retried += 1
+        return self._pause_s(attempt, retry_after)
 
     def _post(self, message_id: str, body: bytes) -> Answer:
         now_s = self.emitter.clock.time_ns() // 1_000_000_000

@@ -99,6 +99,53 @@ def bodies(receiver):
     return [json.loads(request.body) for request in receiver.requests]
 
 
+# -- order -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delivery", ["queued", "durable"])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_an_endpoint_may_opt_out_of_order(start, receiver, ordered, delivery):
+    """Webhook endpoints may opt out of order: then one that is tried again lets those that wait with it go first."""
+    receiver.answers.extend([503, 503])
+    emitter = start(ordered=ordered, delivery=delivery, backoff_s=0.2, linger_s=0.2)
+    for n in range(5):
+        emitter.emit(Paid(amount=n))
+    assert emitter.flush(20)
+    amounts = [body["data"]["amount"] for body in bodies(receiver)]
+    assert amounts == ([0, 0, 0, 1, 2, 3, 4] if ordered else [0, 1, 2, 3, 4, 0, 1])
+    row = emitter.ledger().handler("hook")
+    assert (row.delivered, row.failed, row.pending) == (5, 0, 0)
+    assert emitter.handler("hook").describe()["delivered"] == 5
+
+
+@pytest.mark.parametrize(("delivery", "sent"), [("queued", [0, 1, 2]), ("durable", [0, 0, 1, 2])])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_batch_in_order_fails_one_by_one(start, receiver, delivery, sent, batch_size):
+    """What is given up is that event alone; where it is kept and tried again, those behind it wait."""
+    receiver.answers.append(503)
+    emitter = start(delivery=delivery, max_attempts=1, batch_size=batch_size, linger_s=0.2)
+    for n in range(3):
+        emitter.emit(Paid(amount=n))
+    assert emitter.flush(20)
+    assert [body["data"]["amount"] for body in bodies(receiver)] == sent
+    row = emitter.ledger().handler("hook")
+    assert (row.delivered, row.failed) == ((2, 1) if delivery == "queued" else (3, 0))
+
+
+def test_without_order_one_that_is_given_up_fails_alone(start, receiver):
+    """Without order, too, each event has its attempts, and the account says which were given up."""
+    receiver.answers.extend([503, 400, 204, 503, 204])
+    emitter = start(ordered=False, max_attempts=2, linger_s=0.2)
+    for n in range(4):
+        emitter.emit(Paid(amount=n))
+    assert emitter.flush(20)
+    assert [body["data"]["amount"] for body in bodies(receiver)] == [0, 1, 2, 3, 0, 3]
+    row = emitter.ledger().handler("hook")
+    assert (row.delivered, row.failed) == (3, 1)
+    facts = emitter.handler("hook").describe()
+    assert (facts["delivered"], facts["failed"], facts["retried"]) == (3, 1, 2)
+
+
 # -- what is posted ----------------------------------------------------------------------------------------------------
 
 
