@@ -112,7 +112,8 @@ def test_an_endpoint_may_opt_out_of_order(start, receiver, ordered, delivery):
         emitter.emit(Paid(amount=n))
     assert emitter.flush(20)
     amounts = [body["data"]["amount"] for body in bodies(receiver)]
-    assert amounts == ([0, 0, 0, 1, 2, 3, 4] if ordered else [0, 1, 2, 3, 4, 0, 1])
+    assert amounts[:5] == ([0, 0, 0, 1, 2] if ordered else [0, 1, 2, 3, 4])
+    assert sorted(amounts[5:]) == ([3, 4] if ordered else [0, 1]), "pauses are random"
     row = emitter.ledger().handler("hook")
     assert (row.delivered, row.failed, row.pending) == (5, 0, 0)
     assert emitter.handler("hook").describe()["delivered"] == 5
@@ -139,7 +140,8 @@ def test_without_order_one_that_is_given_up_fails_alone(start, receiver):
     for n in range(4):
         emitter.emit(Paid(amount=n))
     assert emitter.flush(20)
-    assert [body["data"]["amount"] for body in bodies(receiver)] == [0, 1, 2, 3, 0, 3]
+    amounts = [body["data"]["amount"] for body in bodies(receiver)]
+    assert (amounts[:4], sorted(amounts[4:])) == ([0, 1, 2, 3], [0, 3])
     row = emitter.ledger().handler("hook")
     assert (row.delivered, row.failed) == (3, 1)
     facts = emitter.handler("hook").describe()
