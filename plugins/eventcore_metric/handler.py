@@ -19,6 +19,7 @@ from eventcore.handler import Handler, HandlerConfig
 from eventcore.http import HttpResponse, HttpRoute
 from eventcore.timing import NOT_TIMED, TIMED_MASK
 from eventcore_metric.account import BusAccount, limit_readings
+from eventcore_metric.adapting import Adapted
 from eventcore_metric.compiled import direct_fold, renew_lock, whole_fold
 from eventcore_metric.declared import OWN
 from eventcore_metric.events import SeriesOverflow
@@ -29,6 +30,7 @@ from eventcore_metric.pushing import Pusher
 from eventcore_metric.recorded import Recorded
 from eventcore_metric.series import MEMORY, ExemplarFilter, family_of, label_text
 from eventcore_metric.shared import Publisher, Shared
+from eventcore_metric.summing import Summary, summary_of
 from eventcore_otlp import OtlpOptions, environment
 
 if TYPE_CHECKING:
@@ -103,6 +105,13 @@ class MetricHandler(Handler):
             "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE when not given, else totals.",
         )
         packs: tuple[str, ...] = Field((), description="Metric packs, whose instruments join those given in code.")
+        buckets: dict[str, tuple[float, ...]] = Field(
+            default_factory=dict,
+            description="Other buckets for histograms, by metric name: upper bounds, increasing; +Inf is added.",
+        )
+        rename: dict[str, str] = Field(
+            default_factory=dict, description="Other names for metrics of packs, by the name they have there."
+        )
         max_series: int = Field(
             MAX_SERIES, ge=1, description="Series per metric; further label values are counted in one series 'other'."
         )
@@ -246,10 +255,16 @@ class MetricHandler(Handler):
     def _instruments(self, catalog: Catalog) -> tuple[Instrument, ...]:
         of_packs = _from_packs.setdefault(catalog, set())
         given = {name: instrument for name, instrument in catalog.instruments.items() if name not in of_packs}
+        adapted = Adapted(self.config.buckets, self.config.rename)
+        for name, instrument in given.items():
+            other = given[name] = adapted.with_buckets(instrument)
+            if other is not instrument:
+                catalog.replace(other)
         wanted = dict(given)
         for pack in self.config.packs:
-            wanted.update({instrument.name: instrument for instrument in catalog.pack(pack)})
+            wanted.update({instrument.name: instrument for instrument in catalog.pack(pack, adapted.of_pack)})
         of_packs.update(wanted.keys() - given.keys())
+        adapted.check_used()
         return tuple(wanted.values())
 
     def _record(self, hand: HandMade) -> Recorded:
@@ -386,6 +401,10 @@ class MetricHandler(Handler):
         """Return one sample by its exported name (``…_total``, ``…_count``, ``…_bucket``); None: there is none."""
         wanted = {label: label_text(value) for label, value in (labels or {}).items()}
         return sample_value(self.read(), name, wanted)
+
+    def summary(self) -> Summary:
+        """Return requests, shed requests and errors so far, as the orchestrator's guide has them."""
+        return summary_of(self.read())
 
     def size(self) -> dict[str, int]:
         """Return a few numbers about the series of instruments."""

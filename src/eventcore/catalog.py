@@ -101,18 +101,27 @@ class Catalog:
             for event_type in instrument.types:
                 self._by_type[event_type] = (*self._by_type.get(event_type, ()), instrument)
 
+    def replace(self, instrument: Instrument) -> None:
+        """Put another instrument in the place of the one that has its name and event types."""
+        known = self._instruments[instrument.name]
+        self._instruments[instrument.name] = instrument
+        for event_type in instrument.types:
+            self._by_type[event_type] = tuple(instrument if i is known else i for i in self._by_type[event_type])
+
     def instruments_of(self, event_type: type[Event]) -> tuple[Instrument, ...]:
         """Return the instruments that observe events of this type."""
         return self._by_type.get(event_type, ())
 
-    def pack(self, name: str) -> tuple[Instrument, ...]:
-        """Register the instruments of the metric pack called ``name`` and return them."""
+    def pack(self, name: str, adapt: Callable[[Instrument], Instrument] | None = None) -> tuple[Instrument, ...]:
+        """Register the instruments of the metric pack called ``name``, as ``adapt`` makes them, and return them."""
         if name not in self._packs:
             raise ConfigurationError(
                 f"no installed plugin offers a metric pack {name!r}{did_you_mean(name, self._packs)}"
             )
         pack = self._packs[name]
         instruments = tuple(pkgutil.resolve_name(pack) if isinstance(pack, str) else pack)
+        if adapt is not None:
+            instruments = tuple(map(adapt, instruments))
         self._packed.update(instrument.name for instrument in instruments if instrument.name not in self._instruments)
         self.register(instruments)
         return instruments

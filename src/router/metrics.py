@@ -55,6 +55,7 @@ TINY_DANCER = (
         "tiny_dancer_circuit_breaker_state",
         on=(CircuitClosed, CircuitHalfOpened, CircuitOpened),
         value=ec.codes("state", initial="closed", closed=0, half_open=1, open=2),
+        across="max",
         help="State of the circuit breaker: 0 closed, 1 half-open, 2 open.",
     ),
     ec.Counter(
