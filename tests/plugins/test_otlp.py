@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -451,3 +452,28 @@ def test_grpc_over_tls(tmp_path):
         assert transport.send(frame().request([SPAN])) == Sent()
         transport.close()
         assert len(receiver.spans) == 1
+
+
+FORKING = """
+import os, sys
+from eventcore_otlp import open_transport
+transport = open_transport("traces", endpoint=sys.argv[1], protocol=sys.argv[2], timeout_s=5)
+transport.send(b"")
+child = os.fork()
+transport.send(b"")
+if child == 0:
+    os._exit(0)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(("kind", "protocol"), [(OtlpReceiver, "http/protobuf"), (GrpcReceiver, "grpc")])
+def test_a_forked_child_connects_anew(kind, protocol):
+    """A transport goes on in a forked child, and in its parent, over connections of their own."""
+    with kind() as receiver:
+        command = [sys.executable, "-c", FORKING, receiver.endpoint, protocol]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        assert done.returncode == 0, done.stderr
+        assert receiver.attempts == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import os
@@ -13,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -21,7 +19,7 @@ import eventcore as ec
 from eventcore_span.otlp import encode
 from eventcore_span.span import FinishedSpan, SpanEvent
 from tests.support.otlp_receiver import Answer, GrpcReceiver, OtlpReceiver, attributes_of, spans_of
-from tests.support.otlp_spans import span_message
+from tests.support.otlp_spans import request_of_json, span_message
 
 MARKER = "tests.support.third_party_exporter:MarkerExporter"
 
@@ -293,24 +291,6 @@ class Seen(ec.Handler):
 # -- file, console, memory ---------------------------------------------------------------------------------------------
 
 
-def from_otlp_json(line):
-    """Read one line as OTLP: JSON as protobuf has it, except that ids are hexadecimal."""
-
-    def base64_ids(node):
-        if isinstance(node, dict):
-            for key, value in node.items():
-                if key in ("traceId", "spanId", "parentSpanId"):
-                    node[key] = base64.b64encode(bytes.fromhex(value)).decode()
-                else:
-                    base64_ids(value)
-        elif isinstance(node, list):
-            for item in node:
-                base64_ids(item)
-        return node
-
-    return json_format.ParseDict(base64_ids(json.loads(line)), ExportTraceServiceRequest())
-
-
 def test_the_file_holds_what_otlp_would_have_sent(receiver, tmp_path):
     """Each line of the file is an ExportTraceServiceRequest in OTLP JSON, equal to the protobuf of the same spans."""
     path = tmp_path / "made" / "spans.jsonl"
@@ -331,7 +311,7 @@ def test_the_file_holds_what_otlp_would_have_sent(receiver, tmp_path):
     for request in receiver.requests:
         sent.resource_spans.extend(request.message.resource_spans)
     for line in path.read_text(encoding="utf-8").splitlines():
-        written.resource_spans.extend(from_otlp_json(line).resource_spans)
+        written.resource_spans.extend(request_of_json(line).resource_spans)
     assert spans_of(written) == spans_of(sent)
     assert len(spans_of(sent)) == 2
     assert written.resource_spans[0].resource == sent.resource_spans[0].resource
@@ -389,7 +369,7 @@ def test_a_full_disk_fails_the_batch_and_leaves_the_next_line_whole(tmp_path):
         assert work(emitter).delivered == 1
     torn, whole = path.read_text().splitlines()
     assert len(torn) == 10
-    assert len(spans_of(from_otlp_json(whole))) == 1
+    assert len(spans_of(request_of_json(whole))) == 1
 
 
 def test_the_console_gets_one_line_of_json_per_span(capsys):

@@ -12,10 +12,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 import eventcore as ec
 from eventcore_span.builder import SpanBuilder
+from eventcore_span.exporters import FileExporter
 from eventcore_span.limits import Limits
 from eventcore_span.otlp import SpanEncoder, encode
 from eventcore_span.span import FinishedSpan, SpanEvent
-from tests.support.otlp_spans import span_message
+from tests.support.otlp_receiver import spans_of
+from tests.support.otlp_spans import request_of_json, span_message
 
 IDS = st.integers(1, 2**128 - 1)
 SPAN_IDS = st.integers(1, 2**64 - 1)
@@ -132,6 +134,17 @@ def both(emitter, limits=None):
 def test_every_span_is_written_as_opentelemetry_proto_writes_it(span):
     """The bytes of any finished span parse to the message that opentelemetry-proto builds of it."""
     assert Span.FromString(encode(span)) == span_message(span)
+
+
+@given(SPANS)
+def test_every_span_is_the_same_in_a_file(tmp_path_factory, span):
+    """The OTLP JSON of any finished span parses to the message that opentelemetry-proto builds of it."""
+    path = tmp_path_factory.mktemp("spans") / "spans.jsonl"
+    exporter = FileExporter(path, ec.Resource())
+    exporter.export([span])
+    exporter.close()
+    (line,) = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    assert spans_of(request_of_json(line)) == [span_message(span)]
 
 
 @given(fields=FIELDS, bound=BOUND, remote=st.booleans(), fails=st.booleans())

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf import json_format
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
@@ -12,7 +16,7 @@ if TYPE_CHECKING:
 
     from eventcore_span.span import FinishedSpan
 
-__all__ = ["span_message"]
+__all__ = ["request_of_json", "span_message"]
 
 
 def span_message(span: FinishedSpan) -> Span:
@@ -46,6 +50,23 @@ def span_message(span: FinishedSpan) -> Span:
         dropped_links_count=span.dropped_links,
         dropped_events_count=span.dropped_events,
     )
+
+
+def request_of_json(line: str) -> ExportTraceServiceRequest:
+    """Read OTLP JSON: JSON as protobuf has it, except that ids are hexadecimal."""
+    return json_format.ParseDict(_base64_ids(json.loads(line)), ExportTraceServiceRequest())
+
+
+def _base64_ids(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_base64_ids(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    ids = {"traceId", "spanId", "parentSpanId"}
+    return {
+        key: base64.b64encode(bytes.fromhex(value)).decode() if key in ids else _base64_ids(value)
+        for key, value in node.items()
+    }
 
 
 def _attributes(attributes: Mapping[str, Any]) -> list[KeyValue]:
