@@ -68,14 +68,17 @@ def lint(
     *,
     others: Mapping[str, KnownSeries] | None = None,
     elsewhere: Mapping[str, str] | None = None,
+    target_labels: Iterable[str] = (),
 ) -> Report:
     """Return the faults of every expression in the files.
 
     Recording rules and scrape configurations of any of the files are known to all of them. ``others``: series of other
-    exporters. ``elsewhere``: series that could be enabled, and how. Raises EventCoreError where a file cannot be read,
-    or where there is no expression in any.
+    exporters. ``elsewhere``: series that could be enabled, and how. ``target_labels``: labels that scraping adds to
+    every series, besides ``job``, ``instance`` and those in the scrape configurations. Raises EventCoreError where a
+    file cannot be read, or where there is no expression in any.
     """
     found = Found()
+    found.targets.labels.update(target_labels)
     files = files_in(paths)
     for path in files:
         read(path, found)

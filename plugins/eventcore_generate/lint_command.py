@@ -46,6 +46,12 @@ Others = Annotated[
     list[Path] | None,
     typer.Option("--known", metavar="FILE", help="A scrape of another exporter, whose series count as known."),
 ]
+TargetLabels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target-label", metavar="NAME", help="Label that scraping adds, such as namespace; may be repeated."
+    ),
+]
 
 
 @app.command()
@@ -58,6 +64,7 @@ def lint(
     modules: Modules = None,
     instruments: Instruments = None,
     known: Others = None,
+    target_label: TargetLabels = None,
 ) -> None:
     """Check every PromQL expression in dashboards (JSON), rules (YAML) and guides (Markdown).
 
@@ -74,7 +81,13 @@ def lint(
         exposition = exposition_of(source.catalog, source.plugins)
         packs = [part.name for part in source.parts if part.name not in (BUS_PACK, GIVEN_PACK)]
         elsewhere = _elsewhere(source.plugins, packs)
-        report = lint_files(files, exposition, others=_scrapes(known or ()), elsewhere=elsewhere)
+        report = lint_files(
+            files,
+            exposition,
+            others=_scrapes(known or ()),
+            elsewhere=elsewhere,
+            target_labels=target_label or (),
+        )
     except EventCoreError as error:
         fail(error)
     if as_json:

@@ -197,7 +197,8 @@ _LABEL_VALUES = re.compile(r"\s*label_values\(\s*(?:(?P<expression>.*\S)\s*,\s*)
 _QUERY_RESULT = re.compile(r"\s*query_result\((?P<expression>.*)\)\s*", re.DOTALL)
 _LEGEND = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
 _IN_TEXT = re.compile(r'\$labels\.(\w+)|\bindex\s+\$labels\s+"(\w+)"')
-_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`')
+_TEXTS = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`|#.*')
+"""Strings and comments of an expression."""
 
 
 class _Reader:
@@ -260,7 +261,7 @@ class _Reader:
         part: str | None = None,
         labels: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        if not is_prometheus or "|" in _STRINGS.sub("", text):  # only LogQL pipes
+        if not is_prometheus or "|" in _TEXTS.sub("", text):  # only LogQL pipes
             self._found.left_out += 1
             return
         expression = str(text) if part is None else part

@@ -127,8 +127,9 @@ class _Walk:
                 there = sorted(vector.labels)
                 self._report(
                     "unknown-label",
-                    f"{who} names the label {label!r}, which {_these(vector)} does not have here",
-                    closest(label, there) or f"its labels are {_list(there)}",
+                    f"{who} names the label {label!r}, which is not on {_these(vector)} here",
+                    closest(label, there)
+                    or f"there are {_list(there)}; if scraping adds it, say --target-label {label}",
                     label,
                 )
 

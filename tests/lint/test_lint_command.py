@@ -83,6 +83,14 @@ def test_series_of_other_exporters_are_known_when_given(tmp_path):
     assert run(path, "--known", "node.prom").exit_code == 0
 
 
+def test_labels_that_scraping_adds_are_known_when_named(tmp_path):
+    """``--target-label`` names what a discovery adds to every series; the finding without it says so."""
+    path = tmp_path / "r.yml"
+    path.write_text("groups: [{name: a, rules: [{alert: A, expr: 'up{namespace=\"shop\"} == 0'}]}]")
+    assert "if scraping adds it, say --target-label namespace" in run(path).stdout
+    assert run(path, "--target-label", "namespace").exit_code == 0
+
+
 def test_instruments_given_in_code_are_known_by_their_path(tmp_path, monkeypatch):
     """``--instruments MODULE:NAME`` names a list that an application gives to ``configure()``."""
     (tmp_path / "shop_metrics.py").write_text(

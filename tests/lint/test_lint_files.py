@@ -49,7 +49,7 @@ groups:
         expr: shop_paid_twice + job:shop_paid:rate5m
       - alert: Quiet
         expr: |
-          # what is paid
+          # what is paid: "job" | currency
           sum(job:shop_paid:rate5m{team="payments",
             currency="gbp"})
           < shop_open
@@ -216,6 +216,7 @@ def test_discovery_and_relabelling_open_the_labels_of_targets(tmp_path, shop):
     )
     (rules,) = write(tmp_path, rules__yml=expression)
     assert [len(lint([rules, path], shop).findings) for path in (plain, relabelled, discovered)] == [1, 0, 0]
+    assert lint([rules, plain], shop, target_labels=["pod"]).findings == ()
 
 
 def test_what_is_no_json_or_yaml_is_a_finding(tmp_path, shop):
@@ -265,9 +266,19 @@ def test_legends_and_texts_name_labels_that_are_there(tmp_path, shop):
     paths = write(tmp_path, a__json={"panels": panels}, b__yml=alert)
     found = [(f.where, f.code, f.message.split(",")[0], f.remedy) for f in lint(paths, shop).findings]
     assert found == [
-        ("panel 'wrong'", "unknown-label", "legendFormat names the label 'job'", "its labels are 'currency'"),
+        (
+            "panel 'wrong'",
+            "unknown-label",
+            "legendFormat names the label 'job'",
+            "there are 'currency'; if scraping adds it, say --target-label job",
+        ),
         ("alert 'A'", "unknown-label", "annotation 'more' names the label 'jobb'", "did you mean 'job'?"),
-        ("alert 'A'", "unknown-label", "annotation 'more' names the label 'why'", "its labels are 'job'"),
+        (
+            "alert 'A'",
+            "unknown-label",
+            "annotation 'more' names the label 'why'",
+            "there are 'job'; if scraping adds it, say --target-label why",
+        ),
     ]
 
 

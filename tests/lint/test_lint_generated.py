@@ -16,3 +16,10 @@ def test_what_is_generated_resolves(tmp_path, what):
     result = CliRunner().invoke(app, ["lint", "--pack", "tiny_dancer", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("0 findings in ")
+
+
+def test_committed_deployments_resolve(checkout):
+    """So do the files in ``examples/deploy``; what is LogQL there is left out, and said to be."""
+    result = CliRunner().invoke(app, ["lint", "--pack", "tiny_dancer", str(checkout / "examples" / "deploy")])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("; left out: 2 expressions of LogQL\n")
