@@ -13,12 +13,14 @@ from eventcore.plugins import hookimpl
 if TYPE_CHECKING:
     from eventcore.emitter import Emitter
     from eventcore.health import HealthCheck
+    from eventcore_health.error_rate import ErrorRateHealthCheck as ErrorRateHealthCheck
     from eventcore_health.external import ExternalServiceHealthCheck as ExternalServiceHealthCheck
     from eventcore_health.system import DiskSpaceHealthCheck as DiskSpaceHealthCheck
     from eventcore_health.system import MemoryHealthCheck as MemoryHealthCheck
 
 __all__ = [
     "DiskSpaceHealthCheck",
+    "ErrorRateHealthCheck",
     "ExternalServiceHealthCheck",
     "MemoryHealthCheck",
     "eventcore_events",
@@ -26,7 +28,12 @@ __all__ = [
     "eventcore_services",
 ]
 
-_HOME = {"DiskSpaceHealthCheck": "system", "ExternalServiceHealthCheck": "external", "MemoryHealthCheck": "system"}
+_HOME = {
+    "DiskSpaceHealthCheck": "system",
+    "ErrorRateHealthCheck": "error_rate",
+    "ExternalServiceHealthCheck": "external",
+    "MemoryHealthCheck": "system",
+}
 
 
 @hookimpl

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from eventcore.errors import ConfigurationError
 from eventcore.health import HealthCheck
 from eventcore.service import Service, ServiceConfig, secret_of
+from eventcore_health.error_rate import ErrorRateHealthCheck
 from eventcore_health.external import TIMEOUT_S, ExternalServiceHealthCheck
 from eventcore_health.system import (
     CRITICAL_THRESHOLD,
@@ -58,6 +59,11 @@ class _DiskSpace(_Share):
     paths: tuple[str, ...] = Field((), description="Further ones; their checks are named disk_space_<path>.")
 
 
+class _Errors(_Table):
+    max_errors: int = Field(10, ge=1, description="As many errors in the window are degraded.")
+    window_s: float = Field(300.0, gt=0, description="Length of the window.")
+
+
 class _External(_Table):
     url: str = Field(min_length=1, repr=False, description="What is asked with GET; 200 is healthy.")
     timeout_s: float = Field(TIMEOUT_S, gt=0, le=60, description="How long it may take.")
@@ -87,6 +93,9 @@ class HealthService(Service):
         disk_space: _DiskSpace | Literal[False] = Field(
             default_factory=lambda: _DiskSpace.model_validate({}), description="Disk in use; false leaves it out."
         )
+        errors: _Errors | Literal[False] = Field(
+            default=False, description="Errors among the process's own events; left out unless there is a table."
+        )
         external: dict[str, _External] = Field(default_factory=dict, description="Services by name.")
         checks: dict[str, _Custom] = Field(default_factory=dict, description="Checks of your own, by name.")
 
@@ -107,6 +116,11 @@ class HealthService(Service):
             disk = config.disk_space
             checks.append(DiskSpaceHealthCheck(disk.path, **disk.thresholds))
             checks += [DiskSpaceHealthCheck(p, **disk.thresholds, name=f"disk_space_{p}") for p in disk.paths]
+        if config.errors:
+            errors = config.errors
+            checks.append(
+                ErrorRateHealthCheck(self.emitter, errors.max_errors, errors.window_s, critical=errors.critical)
+            )
         for name, service in config.external.items():
             token = secret_of(service.token, f"option 'external.{name}.token'")
             try:

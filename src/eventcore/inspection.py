@@ -67,8 +67,9 @@ def inspect(emitter: Emitter) -> dict[str, Any]:
     Keys: ``eventcore`` (version), ``format``, ``pid``, ``service``, ``settings`` (where they came from), ``enabled``,
     ``handlers`` (each with filter, delivery, queue, breaker, options, what it says of itself, its ledger), ``routes``
     (event name to the handlers that take it at its own severity), ``ledger`` (rows per handler and event type),
-    ``operations`` and their ``outcomes``, ``misuses`` of operations, ``journal`` (null where no handler is durable),
-    ``open_operations`` (the oldest 100), ``catalog``, ``services``, ``broken_plugins``.
+    ``emitted_by`` (counts per event, category and severity), ``operations`` and their ``outcomes``, ``misuses`` of
+    operations, ``journal`` (null where no handler is durable), ``open_operations`` (the oldest 100), ``catalog``,
+    ``services``, ``broken_plugins``.
     """
     ledger = emitter.ledger()
     known = known_events(emitter)
@@ -87,6 +88,10 @@ def inspect(emitter: Emitter) -> dict[str, Any]:
                 {"handler": row.handler, "event": row.event, "phase": row.phase, **_account(row)} for row in ledger.rows
             ],
         },
+        "emitted_by": [
+            {"event": event, "category": category, "severity": severity, "count": count}
+            for (event, category, severity), count in sorted(ledger.emitted_by.items())
+        ],
         "operations": dict(ledger.operations),
         "outcomes": dict(ledger.outcomes),
         "misuses": [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eventcore.cli import trial
+from eventcore.cli import rates, trial
 from eventcore.cli.output import AsJson, fail, say, say_about, say_json, say_table
 from eventcore.cli.source import Config, Url, say_source, source_of
 from eventcore.errors import EventCoreError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Inspect the parts, emit a test event, test a trace.")
+app = typer.Typer(no_args_is_help=True, help="Inspect the parts, emit a test event, test a trace, look at rates.")
 
 
 class Component(StrEnum):
@@ -162,3 +162,5 @@ _PARTS: dict[Component, Callable[[dict[str, Any]], None]] = {
 
 app.command("emit-event")(trial.emit_event)
 app.command("test-trace")(trial.try_trace)
+app.command("error-rate")(rates.error_rate)
+app.command("sampling-stats")(rates.sampling_stats)
