@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench
+.PHONY: demo test check bench generate
 
 demo: .venv/.with-all  # route real requests with every handler on; ARGS=--serve keeps /metrics up
 	@$(BIN)/python examples/demo $(ARGS)
@@ -15,6 +15,9 @@ check: .venv/.with-all,dev  # lint, format, types, import contracts
 
 bench: .venv-bench/.with-all,bench  # measure beside peers
 	.venv-bench/bin/python -m tests.benchmarks $(ARGS)
+
+generate: .venv/.with-all  # make catalog.json and examples/deploy anew, after a change of events or metrics
+	$(BIN)/eventcore catalog --compare catalog.json --save catalog.json && examples/deploy/generate
 
 # A stamp's name says which extras it stands for. The peers have an environment of their own: Logfire brings pydantic and
 # pytest plugins that import OpenTelemetry into every process, which the other targets must not see.

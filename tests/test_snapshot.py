@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import enum
 import json
+import subprocess
+import sys
 from typing import Annotated, Literal
 
 import pytest
@@ -146,6 +148,29 @@ def test_the_repositorys_snapshot_is_kept(checkout):
     result = run("--compare", str(checkout / "catalog.json"), "--json")
     assert json.loads(result.stdout) == {"compatible": True, "changes": []}
     assert result.exit_code == 0
+
+
+def test_the_repositorys_snapshot_is_current(checkout, tmp_path):
+    """What was added since is in ``catalog.json``, too, so that taking it away again is seen (``make generate``)."""
+    saved = tmp_path / "catalog.json"  # of a process of its own, without the event types that tests make
+    subprocess.run([sys.executable, "-m", "eventcore", "catalog", "--save", str(saved)], check=True, timeout=60)
+    assert json.loads((checkout / "catalog.json").read_text()) == json.loads(saved.read_text()), "make generate"
+
+
+def test_a_break_is_not_saved(tmp_path):
+    """With ``--compare`` and ``--save`` a snapshot is renewed where nothing breaks, and left as it is otherwise."""
+    file = tmp_path / "catalog.json"
+    run("--save", str(file))
+    known = json.loads(file.read_text())
+    del known["events"]["router.route"]
+    file.write_text(json.dumps(known))
+    assert run("--compare", str(file), "--save", str(file)).exit_code == 0
+    renewed = json.loads(file.read_text())
+    assert "router.route" in renewed["events"]
+    renewed["events"]["router.gone"] = renewed["events"]["router.route"]
+    file.write_text(json.dumps(renewed))
+    assert run("--compare", str(file), "--save", str(file)).exit_code == 1
+    assert json.loads(file.read_text()) == renewed
 
 
 def test_what_is_saved_compares_equal(tmp_path):

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from eventcore.monitoring import Alert, BadCase, Monitoring, Recording, RuleGroup
+from eventcore.monitoring import Alert, BadCase, Monitoring, Panel, Query, Recording, RuleGroup
 
 __all__ = ["BUS"]
 
 BUS = Monitoring(
     title="eventcore",
+    panels=(
+        Panel(
+            title="Events by handler and outcome",
+            queries=(Query("sum by (handler, outcome) (rate(eventcore_events_total[5m]))", "{{handler}} {{outcome}}"),),
+            unit="ops",
+        ),
+        Panel(
+            title="Events lost, by reason",
+            queries=(
+                Query(
+                    'sum by (handler, reason) (rate(eventcore_events_total{outcome="dropped"}[5m]))',
+                    "{{handler}} {{reason}}",
+                ),
+            ),
+            unit="ops",
+        ),
+        Panel(
+            title="Handlers in quarantine",
+            queries=(Query("eventcore_handler_breaker_state", "{{handler}}"),),
+            states={0.0: "closed", 1.0: "half-open", 2.0: "open"},
+        ),
+        Panel(
+            title="How full queues are",
+            queries=(Query("eventcore_queue_size / eventcore_queue_capacity", "{{handler}}"),),
+            unit="percentunit",
+        ),
+    ),
     groups=(
         RuleGroup(
             "eventcore",
@@ -109,4 +136,4 @@ BUS = Monitoring(
         ),
     ),
 )
-"""Alerts and recording rules; the panels of its dashboard follow from the series that plugins declare."""
+"""The further panels of its dashboard follow from the series that plugins declare."""

@@ -25,11 +25,14 @@ _UNITS = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit", "celsius": "
 
 def panels_of(part: Part) -> Iterator[tuple[str, tuple[Panel, ...]]]:
     """Yield the rows of a part's dashboard: title and panels."""
-    if part.monitoring is not None and part.monitoring.panels:
-        yield "Overview", part.monitoring.panels
-    rest = tuple(panel_of(metric, part.instruments.get(metric.name)) for metric in part.metrics)
+    own = part.monitoring.panels if part.monitoring else ()
+    if own:
+        yield "Overview", own
+    shown = {query.expr for panel in own for query in panel.queries}
+    rest = [panel_of(metric, part.instruments.get(metric.name)) for metric in part.metrics]
+    rest = [panel for panel in rest if not shown.issuperset(query.expr for query in panel.queries)]
     if rest:
-        yield "All metrics", rest
+        yield "All metrics", tuple(rest)
 
 
 def panel_of(metric: Metric, instrument: Instrument | None = None) -> Panel:

@@ -10,6 +10,7 @@ import yaml
 
 from eventcore.errors import DefinitionError
 from eventcore.monitoring import Alert, BadCase, Correction, LogAlert, Monitoring, Panel, RuleGroup
+from eventcore_generate.cli import MAKERS
 from eventcore_generate.rules import prometheus_rules
 from eventcore_generate.source import Part
 
@@ -188,3 +189,22 @@ def test_alertmanager_accepts_its_configuration(generate, tmp_path, amtool):
     assert accepted, said
     content = yaml.safe_load((tmp_path / "alertmanager.yml").read_text())
     assert content["receivers"][0]["webhook_configs"][0]["url"] == "http://127.0.0.1:5055/hook"
+
+
+def test_the_documentations_example_works(checkout, tmp_path, promtool):
+    """The panels and alerts that docs/generate.md shows can be made, and their alert passes its own two cases."""
+    page = (checkout / "docs" / "generate.md").read_text()
+    names = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], names)
+    [(pack, monitoring)] = names["eventcore_monitoring"]().items()
+    source = types.SimpleNamespace(parts=(Part(pack, (), {}, monitoring),), service="shop", slug="shop")
+    for name, content in prometheus_rules(source, tests=True).items():
+        (tmp_path / name).write_text(content)
+    accepted, said = tool(promtool, "test", "rules", "rules_test.yml", folder=tmp_path)
+    assert accepted, said
+
+
+def test_the_documentation_lists_every_command(checkout):
+    """docs/generate.md has a row for each thing that can be made, with its options."""
+    page = (checkout / "docs" / "generate.md").read_text()
+    assert all(f"| `{name}` |" in page for name in MAKERS if name != "all")

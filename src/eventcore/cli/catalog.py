@@ -22,7 +22,12 @@ def catalog(
     config: Config = None,
     modules: Import = None,
     save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a snapshot, for the repository.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a snapshot, for the repository; with --compare only if nothing breaks.",
+            dir_okay=False,
+        ),
     ] = None,
     compare: Annotated[
         Path | None,
@@ -44,10 +49,10 @@ def catalog(
         if save is not None or compare is not None:
             snapshot = source.snapshot()
             before = None if compare is None else load_snapshot(compare)
-            if save is not None:
-                _write(save, snapshot_text(snapshot))
             if before is not None:
                 _say_changes(changes(before, snapshot), str(compare), as_json=as_json)
+            if save is not None:
+                _write(save, snapshot_text(snapshot))
             return
         answer = source.catalog()
     except EventCoreError as error:
