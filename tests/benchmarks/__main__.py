@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 
-GROUPS = ("dispatch", "startup", "signals", "by_logfire", "load")
+GROUPS = ("dispatch", "startup", "signals", "by_logfire", "load", "guides")
 PEERS = ("structlog", "prometheus-client", "opentelemetry-sdk", "blinker", "bubus", "logfire", "pydantic")
 
 
