@@ -1,6 +1,7 @@
 """``eventcore metrics``: metrics of others, and never an empty registry."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -111,8 +112,8 @@ def get(url, **headers):
         (("--url", "http://127.0.0.1:1", "--stream", "x"), "--url and --stream: say whose metrics"),
         (("--url", "http://127.0.0.1:1"), "nothing answers at http://127.0.0.1:1"),
         (("--url", "nonsense"), "--url 'nonsense' is no address"),
-        (("--dir", "none"), "--dir none: no such folder"),
-        (("--dir", "."), "--dir .: empty"),
+        (("--dir", "none"), "none has no metrics of a handler 'metric'"),
+        (("--dir", "."), ". has no metrics of a handler 'metric'; is it the multiprocess_dir of a process?"),
         (("--stream", "none.jsonl", "--pack", "tiny_dancer"), "--stream none.jsonl: No such file or directory"),
         (("--stream", "-"), "no instruments, so nothing would be counted"),
         (("--stream", "-", "--pack", "tiny_dancr"), "tiny_dancr"),
@@ -308,6 +309,41 @@ def test_scrapes_are_passed_on_while_the_process_runs(tmp_path):
         assert "nothing answers at" in text
         assert get(url.replace("/metrics", "/readyz"))[0] == 503
         assert get(url.replace("/metrics", "/livez"))[0] == 200
+    assert process.returncode == 0
+
+
+# -- a folder of workers -----------------------------------------------------------------------------------------------
+
+WORKER = """
+import os, sys
+import eventcore as ec
+import till_events
+emitter = ec.configure(handlers={"metric": {"multiprocess_dir": "shared"}}, instruments=till_events.METRICS)
+for _ in range(int(sys.argv[1])):
+    emitter.emit(till_events.Paid(currency="eur", amount=1.0))
+emitter.flush()
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_of_workers_is_summed_up(till, tmp_path):
+    """Workers that were killed are in the sum, of a process that is none of them, printed or served."""
+    (tmp_path / "worker.py").write_text(WORKER)
+    folder = Path(till.__file__).parent
+    for number in (3, 4):
+        command = [sys.executable, "worker.py", str(number)]
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        assert subprocess.run(command, check=False, env=environment).returncode == -signal.SIGKILL
+    code, out, err = run("--dir", "shared", "--once")
+    assert (code, samples(out).get(("till_paid_total", (("currency", "eur"),)))) == (0, 7), err
+    with serving("--dir", "shared", cwd=tmp_path) as (process, url):
+        assert samples(get(url)[1])["till_paid_total", (("currency", "eur"),)] == 7
+        assert get(url, Accept="application/openmetrics-text;version=1.0.0")[1].endswith("# EOF\n")
+        assert get(url.replace("/metrics", "/readyz"))[0] == 200
+        for path in (tmp_path / "shared").iterdir():
+            path.unlink()
+        assert get(url)[0] == 503
     assert process.returncode == 0
 
 

@@ -24,6 +24,7 @@ from eventcore_metric.compiled import direct_fold, renew_lock, whole_fold
 from eventcore_metric.declared import OWN
 from eventcore_metric.events import SeriesOverflow
 from eventcore_metric.folding import folds_of
+from eventcore_metric.multiprocess import read_directory
 from eventcore_metric.process import host_readings, process_readings
 from eventcore_metric.prometheus import exposition, sample_value, samples_text
 from eventcore_metric.pushing import Pusher
@@ -354,6 +355,14 @@ class MetricHandler(Handler):
     def scrape(self, accept: str) -> tuple[bytes, str]:
         """Return the exposition and its content type."""
         return exposition(self.read(), accept)
+
+    @staticmethod
+    def directory_exposition(folder: Path, name: str, accept: str) -> tuple[bytes, str]:
+        """Return the exposition of what handlers called ``name`` of the processes that share a folder have counted.
+
+        For who is none of these processes. EventCoreError: no such folder, or it has no files of such a handler.
+        """
+        return exposition(read_directory(folder, name), accept)
 
     def read(self) -> list[Reading]:
         """Return every metric as it is now, with ``multiprocess_dir`` over all processes.

@@ -111,6 +111,42 @@ class PassedOn(MetricSource):
         return HealthResult(HealthStatus.HEALTHY, f"{self._address.url} serves metrics")
 
 
+class Folder(MetricSource):
+    """The multiprocess folder of a prefork server, summed over its workers, dead ones included, at each scrape."""
+
+    def __init__(self, folder: Path, name: str, config: str | Path | None) -> None:
+        self._folder = folder
+        self._name = name
+        self.emitter = _emitter(config, {}, extra=[self])
+        plugins = cast("Plugins", self.emitter.plugins)
+        self._exposition = cast("Any", plugins.handler_class("metric", "--dir")).directory_exposition
+        self.emitter.health.add_check(HealthCheck("folder", self._check, critical=True))
+
+    @hookimpl
+    def eventcore_routes(self) -> list[HttpRoute]:
+        """Return the route that sums up."""
+        return [HttpRoute("/metrics", self._respond, f"metrics of the processes that share {self._folder}")]
+
+    def render(self) -> bytes:
+        """Sum up once; EventCoreError where there is nothing to sum up."""
+        exposition: bytes = self._exposition(self._folder, self._name, "text/plain")[0]
+        return exposition
+
+    def _respond(self, request: HttpRequest) -> HttpResponse:
+        try:
+            body, content_type = self._exposition(self._folder, self._name, request.headers.get("accept", "text/plain"))
+        except EventCoreError as error:
+            return HttpResponse(f"{error}\n".encode(), status=503)
+        return HttpResponse(body, content_type)
+
+    def _check(self) -> HealthResult:
+        try:
+            self.render()
+        except EventCoreError as error:
+            return HealthResult(HealthStatus.UNHEALTHY, str(error))
+        return HealthResult(HealthStatus.HEALTHY, f"{self._folder} can be read")
+
+
 class _Folded(MetricSource):
     """The metrics of a metric handler here, which gets its counts from elsewhere."""
 
@@ -121,12 +157,11 @@ class _Folded(MetricSource):
         packs: Sequence[str] = (),
         instruments: Sequence[str] = (),
         modules: Sequence[str] = (),
-        options: dict[str, Any] | None = None,
     ) -> None:
         for module in modules:
             import_module(module)
         given = [item for path in instruments for item in _list_at(path)]
-        self.emitter = _emitter(config, {"packs": tuple(packs), **(options or {})}, given)
+        self.emitter = _emitter(config, {"packs": tuple(packs)}, given)
         self._handler = cast("Any", next(h for h in self.emitter.handlers if h.kind == "metric"))
         if not self._handler.config.packs and not given:
             self.emitter.shutdown()
@@ -139,18 +174,6 @@ class _Folded(MetricSource):
         """Return the exposition of what has been counted so far."""
         exposition: bytes = self._handler.render()
         return exposition
-
-
-class Folder(_Folded):
-    """A multiprocess folder of a prefork server, summed over its workers, dead ones included."""
-
-    def __init__(self, folder: Path, config: str | Path | None, **more: Any) -> None:
-        if not folder.is_dir() or not any(folder.iterdir()):
-            raise ConfigurationError(
-                f"--dir {folder}: {'empty' if folder.is_dir() else 'no such folder'}; give the one that the workers "
-                "have as multiprocess_dir, once they have begun"
-            )
-        super().__init__(config, options={"multiprocess_dir": folder}, **more)
 
 
 class Stream(_Folded):

@@ -33,6 +33,7 @@ def metrics(
     folder: Annotated[
         str | None, typer.Option("--dir", metavar="DIR", help="The multiprocess folder of a prefork server.")
     ] = None,
+    handler: Annotated[str, typer.Option(metavar="NAME", help="With --dir: name of the metric handler.")] = "metric",
     stream: Annotated[
         str | None, typer.Option(metavar="FILE", help="Events as lines of JSON, such as a JSON log; - for stdin.")
     ] = None,
@@ -63,7 +64,8 @@ def metrics(
             source: MetricSource = PassedOn(Address.parse(url), config)
             source.render()  # who does not answer now is a mistake; later it is an outage, which scrapes show
         elif folder is not None:
-            source = Folder(Path(folder), config, **folded)
+            source = Folder(Path(folder), handler, config)
+            source.render()
         else:
             source = Stream(str(stream), config, follow=follow, **folded)
         with source.emitter:
