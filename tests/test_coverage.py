@@ -48,10 +48,10 @@ def say(capsys, title, rows):
 
 
 def test_every_declared_series_has_data_in_prometheus(live, declared, capsys):
-    """A real Prometheus that scrapes the application has every series of every pack and of the bus, with its labels.
+    """Every declared series, span, log and event is seen live: here the series of all packs and of the bus.
 
-    Counters have counted and histograms have observed. Every value of a closed label has happened, but for those that
-    NEVER gives a reason for, and CHANCE.
+    A real Prometheus that scrapes the application has them, with their labels. Counters have counted and histograms
+    have observed. Every value of a closed label has happened, but for those that NEVER gives a reason for, and CHANCE.
     """
     _, exposition = declared
     live.application.finish_round()
@@ -82,7 +82,7 @@ def _seen(series, samples):
 
 
 def test_every_declared_span_arrives_over_otlp(live, declared, capsys):
-    """Every operation type of the catalog is a span of its declared name in the decoded OTLP stream."""
+    """Every declared span is seen live in a test: operations are spans of their names in the decoded OTLP stream."""
     catalog, _ = declared
     names = {each.__event__.span for each in catalog.events.values() if each.__event__.is_operation}
     eventually(lambda: names <= {span.name for span in live.otlp.spans}, 40, pause_s=1)
@@ -93,7 +93,7 @@ def test_every_declared_span_arrives_over_otlp(live, declared, capsys):
 
 
 def test_every_declared_event_is_in_the_log(live, declared, capsys):
-    """Every event type of the catalog, those of the bus and of plugins included, is a line of the JSON log."""
+    """Every declared event is seen live in a test: those of the bus and of plugins, too, are lines of the JSON log."""
     catalog, _ = declared
     eventually(lambda: catalog.events.keys() <= {line["name"] for line in live.application.log}, 40, pause_s=1)
     numbers = Counter(line["name"] for line in live.application.log)

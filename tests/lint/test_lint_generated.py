@@ -10,7 +10,7 @@ from eventcore.cli import app
 
 @pytest.mark.parametrize("what", ["grafana", "prometheus-rules"])
 def test_what_is_generated_resolves(tmp_path, what):
-    """Generated dashboards and rules, those of the bus included, name only what exists and can return data."""
+    """Every panel and rule that is generated names only what the catalog knows, and its query can return data."""
     made = CliRunner().invoke(app, ["generate", what, "--pack", "tiny_dancer", "--output", str(tmp_path)])
     assert made.exit_code == 0, made.output
     result = CliRunner().invoke(app, ["lint", "--pack", "tiny_dancer", str(tmp_path)])
@@ -19,7 +19,7 @@ def test_what_is_generated_resolves(tmp_path, what):
 
 
 def test_committed_deployments_resolve(checkout):
-    """So do the files in ``examples/deploy``; what is LogQL there is left out, and said to be."""
+    """Every panel and rule in ``examples/deploy`` does, too; what is LogQL there is left out, and said to be."""
     result = CliRunner().invoke(app, ["lint", "--pack", "tiny_dancer", str(checkout / "examples" / "deploy")])
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith("; left out: 2 expressions of LogQL\n")
