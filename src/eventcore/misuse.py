@@ -4,7 +4,7 @@ A service must not fail because its instrumentation is wrong, and its author mus
 refers to any more can never end. Finding those must cost the others nothing, so there is no finalizer: now and then the
 emitter's table of open operations is searched, and those that nothing else refers to end as ``abandoned``. It is not
 done by a callback of the garbage collector: a collection may begin inside ``ContextVar.set``, and Python code that runs
-there and sets the variable too (a signal handler, say) can crash the interpreter (seen with CPython 3.11).
+there and sets the variable too (a signal handler, say) can crash the interpreter (CPython 3.11, gh-148891).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A running operation: ids and clock on entry, one validation and one emit at its end.
 
 ``with emitter.operation(ChargeCard, provider="stripe") as op`` in a block, ``async with`` alike, or as a decorator on a
-function, coroutine function, generator or async generator. Not in ``__del__`` or a signal handler: with CPython 3.11
-the interpreter was seen to crash there in ``ContextVar.set`` (presumably one ``set`` inside another). Emitting events
-is safe.
+function, coroutine function, generator or async generator. Not in ``__del__`` or a signal handler: those may run in
+the middle of a ``ContextVar.set``, and up to CPython 3.11 another one there can crash the interpreter (gh-148891).
+Emitting events is safe.
 """
 
 from __future__ import annotations
