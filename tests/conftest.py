@@ -11,6 +11,7 @@ import pytest
 import eventcore as ec
 from eventcore.context import ROOT, SCOPE
 from eventcore.plugins import Plugins
+from tests.support import acme
 
 pytest_plugins = ["pytester"]
 
@@ -31,6 +32,34 @@ def _clean_emitter(monkeypatch, tmp_path):
     yield
     ec.shutdown()
     ec.set_emitter(None)
+
+
+@pytest.fixture
+def emitter():
+    """Return an emitter of the test's own, without handlers; it is shut down at the end."""
+    with ec.Emitter() as emitter:
+        yield emitter
+
+
+@pytest.fixture
+def configure():
+    """Return ``ec.configure`` with the tests' own plugin, acme."""
+
+    def configure(**options):
+        return ec.configure(plugins=[acme.Acme()], **options)
+
+    return configure
+
+
+@pytest.fixture
+def write():
+    """Return a function that writes ``eventcore.toml`` with the installed plugins left out."""
+
+    def write(text="", name="eventcore.toml", block=acme.BLOCK):
+        Path(name).write_text(text + "\n" + block, encoding="utf-8")
+
+    write()
+    return write
 
 
 @pytest.fixture

@@ -24,13 +24,6 @@ class Work(ec.Operation, name="work", category="execution"):
 
 
 @pytest.fixture
-def emitter():
-    """Return an emitter of the test's own."""
-    with ec.Emitter() as emitter:
-        yield emitter
-
-
-@pytest.fixture
 def handler(emitter):
     """Return an inline handler that keeps everything."""
     return emitter.add_handler(Collect(delivery="inline"))

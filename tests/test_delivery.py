@@ -5,26 +5,11 @@ import pytest
 
 import eventcore as ec
 from tests.support.handlers import Collect, CollectBatches, Held, eventually, workers
-
-
-class Numbered(ec.Event, name="numbered", category="data"):
-    n: int = 0
-    thread: int = 0
+from tests.support.numbered import Numbered, Work, numbers, row_of
 
 
 class Alarm(ec.Event, name="alarm", category="system", severity="error"):
     pass
-
-
-class Work(ec.Operation, name="work", category="execution"):
-    n: int = 0
-
-
-@pytest.fixture
-def emitter():
-    """Return an emitter of the test's own."""
-    with ec.Emitter() as emitter:
-        yield emitter
 
 
 @pytest.fixture
@@ -42,16 +27,6 @@ def held(emitter):
     yield attach
     for handler in handlers:
         handler.release.set()
-
-
-def numbers(handler):
-    """Return the numbers of the numbered events that a handler got."""
-    return [envelope.event.n for envelope in handler.got if envelope.name == "numbered"]
-
-
-def row_of(emitter, handler, event="numbered"):
-    """Return the ledger's row of one handler and event."""
-    return next(row for row in emitter.ledger().rows if (row.handler, row.event) == (handler.name, event))
 
 
 # -- order -------------------------------------------------------------------------------------------------------------

@@ -36,9 +36,8 @@ def row_of(emitter, name="direct"):
     return row
 
 
-def test_an_event_for_one_handler_alone_is_taken_in_the_caller():
+def test_an_event_for_one_handler_alone_is_taken_in_the_caller(emitter):
     """Where no other handler wants an event, a direct sink gets it at once, and it counts as delivered."""
-    emitter = ec.Emitter()
     handler = emitter.add_handler(Direct())
     event = Counted(number=1)
     emitter.emit(event)
@@ -47,9 +46,8 @@ def test_an_event_for_one_handler_alone_is_taken_in_the_caller():
     assert (row_of(emitter).accepted, row_of(emitter).delivered) == (1, 1)
 
 
-def test_an_event_that_others_want_goes_through_the_queue():
+def test_an_event_that_others_want_goes_through_the_queue(emitter):
     """With another handler the envelope is made anyway, and the queue takes it; when that one leaves, no longer."""
-    emitter = ec.Emitter()
     handler = emitter.add_handler(Direct())
     other = emitter.add_handler(Collect())
     emitter.emit(Counted(number=1))
@@ -62,9 +60,8 @@ def test_an_event_that_others_want_goes_through_the_queue():
 
 
 @pytest.mark.parametrize("options", [{"sampling": 0.5}, {"max_per_second": 5}, {"min_severity": "error"}])
-def test_filters_and_samples_are_not_passed_by(options):
+def test_filters_and_samples_are_not_passed_by(emitter, options):
     """A handler that takes a share, or not this event at all, has no direct way around that."""
-    emitter = ec.Emitter()
     handler = emitter.add_handler(Direct(**options))
     for number in range(20):
         emitter.emit(Counted(number=number))
@@ -73,9 +70,8 @@ def test_filters_and_samples_are_not_passed_by(options):
     assert row_of(emitter).delivered < 20
 
 
-def test_a_direct_sink_that_raises_harms_nobody():
+def test_a_direct_sink_that_raises_harms_nobody(emitter):
     """Its failure is counted, the caller goes on, and while the handler is watched it gets events by its queue."""
-    emitter = ec.Emitter()
     handler = emitter.add_handler(Direct())
     handler.error = OSError("broken")
     emitter.emit(Counted(number=1))
@@ -85,9 +81,8 @@ def test_a_direct_sink_that_raises_harms_nobody():
     assert (row_of(emitter).failed, row_of(emitter).delivered) == (1, 1)
 
 
-def test_an_interrupted_direct_sink_is_counted():
+def test_an_interrupted_direct_sink_is_counted(emitter):
     """A KeyboardInterrupt passes, and what it cut off counts as failed."""
-    emitter = ec.Emitter()
     handler = emitter.add_handler(Direct())
     handler.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
@@ -95,9 +90,8 @@ def test_an_interrupted_direct_sink_is_counted():
     assert (row_of(emitter).failed, row_of(emitter).delivered) == (1, 0)
 
 
-def test_what_a_handler_emits_while_it_handles_does_not_come_back_directly():
+def test_what_a_handler_emits_while_it_handles_does_not_come_back_directly(emitter):
     """A worker that emits a type of its handler's does not get it, by this way either; it is counted."""
-    emitter = ec.Emitter()
 
     class Other(ec.Event, name="direct.other", category=ec.Category.DATA):
         pass
@@ -113,9 +107,8 @@ def test_what_a_handler_emits_while_it_handles_does_not_come_back_directly():
     assert row_of(emitter).dropped == {"recursion": 1}
 
 
-def test_a_closed_handler_takes_nothing_directly():
+def test_a_closed_handler_takes_nothing_directly(emitter):
     """After shutdown what is emitted is counted as dropped, not taken."""
-    emitter = ec.Emitter()
     handler = emitter.add_handler(Direct())
     emitter.shutdown()
     emitter.emit(Counted(number=1))
@@ -123,14 +116,13 @@ def test_a_closed_handler_takes_nothing_directly():
     assert row_of(emitter).dropped == {"shutdown": 1}
 
 
-def test_a_handler_that_cannot_say_uses_its_queue():
+def test_a_handler_that_cannot_say_uses_its_queue(emitter):
     """An error while a direct sink is asked for is reported, and costs no event."""
 
     class Unsure(Direct):
         def direct_sink_for(self, event_type, severity):
             raise LookupError("what?")
 
-    emitter = ec.Emitter()
     handler = emitter.add_handler(Unsure())
     emitter.emit(Counted(number=1))
     assert emitter.flush()

@@ -2,54 +2,17 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from typing import Annotated
 
 import pytest
 
 import eventcore as ec
 from tests.support.handlers import Clock, Collect, CollectBatches, CollectStarts, eventually
-
-
-class Paid(ec.Event, name="shop.paid", category="user", message="paid {amount}"):
-    amount: float = 1.0
-
-
-class Refused(ec.Event, name="shop.refused", category="security", severity="error"):
-    card: Annotated[str, ec.Sensitive] = ec.unset
-    reason: str = "expired"
-
-
-class Traced(ec.Event, name="deep.inside", category="system", severity="trace"):
-    pass
-
-
-class Charge(ec.Operation, name="shop.charge", category="integration", severity="debug"):
-    provider: str = "stripe"
-
-
-@pytest.fixture
-def emitter():
-    """Return an emitter of the test's own."""
-    with ec.Emitter() as emitter:
-        yield emitter
-
-
-def inline(emitter, act=None, *, name=None, **options):
-    """Attach an inline handler that keeps everything."""
-    return emitter.add_handler(Collect(act=act, delivery="inline", **options), name=name)
+from tests.support.shop import Charge, Paid, Refused, Traced, emit_all, inline
 
 
 def raises(envelope):
     """Fail, as a handler that is broken does."""
     raise RuntimeError("broken handler")
-
-
-def emit_all(emitter):
-    """Emit one of each."""
-    for event in (Paid(), Refused(), Traced()):
-        emitter.emit(event)
-    with emitter.operation(Charge):
-        pass
 
 
 # -- dispatch ----------------------------------------------------------------------------------------------------------

@@ -1,47 +1,10 @@
 import random
-from typing import Annotated
 
 import pytest
 
 import eventcore as ec
 from tests.support.handlers import Collect
-
-
-class Paid(ec.Event, name="shop.paid", category="user", message="paid {amount}"):
-    amount: float = 1.0
-
-
-class Refused(ec.Event, name="shop.refused", category="security", severity="error"):
-    card: Annotated[str, ec.Sensitive] = ec.unset
-    reason: str = "expired"
-
-
-class Traced(ec.Event, name="deep.inside", category="system", severity="trace"):
-    pass
-
-
-class Charge(ec.Operation, name="shop.charge", category="integration", severity="debug"):
-    provider: str = "stripe"
-
-
-@pytest.fixture
-def emitter():
-    """Return an emitter of the test's own."""
-    with ec.Emitter() as emitter:
-        yield emitter
-
-
-def inline(emitter, **options):
-    """Attach an inline handler that keeps everything."""
-    return emitter.add_handler(Collect(delivery="inline", **options))
-
-
-def emit_all(emitter):
-    """Emit one of each."""
-    for event in (Paid(), Refused(), Traced()):
-        emitter.emit(event)
-    with emitter.operation(Charge):
-        pass
+from tests.support.shop import Charge, Paid, Refused, Traced, emit_all, inline
 
 
 @pytest.mark.parametrize(

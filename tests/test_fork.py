@@ -6,40 +6,8 @@ import time
 import pytest
 
 import eventcore as ec
-from tests.support.handlers import Collect, Held
-
-
-class Numbered(ec.Event, name="numbered", category="data"):
-    n: int = 0
-
-
-class Work(ec.Operation, name="work", category="execution"):
-    n: int = 0
-
-
-@pytest.fixture
-def emitter():
-    """Return an emitter of the test's own."""
-    with ec.Emitter() as emitter:
-        yield emitter
-
-
-def hold(emitter):
-    """Attach a handler that holds its first event, until the test releases it."""
-    handler = emitter.add_handler(Held(linger_s=0, batch_size=1))
-    emitter.emit(Numbered(n=0))
-    assert handler.entered.wait(10)
-    return handler
-
-
-def numbers(handler):
-    """Return the numbers of the numbered events that a handler got."""
-    return [envelope.event.n for envelope in handler.got if envelope.name == "numbered"]
-
-
-def row_of(emitter, handler):
-    """Return the ledger's row of one handler's numbered events."""
-    return next(row for row in emitter.ledger().rows if (row.handler, row.event) == (handler.name, "numbered"))
+from tests.support.handlers import Collect
+from tests.support.numbered import Numbered, Work, hold, numbers, row_of
 
 
 def forked(work, timeout_s=20):

@@ -34,13 +34,6 @@ class Charge(ec.Operation, name="inspected.charge", category="integration"):
 PAID = ec.Counter("inspected_paid_total", on=Paid, labels={"currency": "currency"}, help="Payments.")
 
 
-@pytest.fixture
-def emitter():
-    """Return an emitter of the test's own."""
-    with ec.Emitter() as emitter:
-        yield emitter
-
-
 def of(answer, name):
     """Return what an answer says of one handler."""
     (found,) = [handler for handler in answer["handlers"] if handler["name"] == name]

@@ -1,7 +1,5 @@
 from typing import Annotated
 
-import pytest
-
 import eventcore as ec
 
 
@@ -12,13 +10,6 @@ class Paid(ec.Event, name="shop.paid", category="user", message="paid {amount}")
 class Refused(ec.Event, name="shop.refused", category="security", severity="error"):
     card: Annotated[str, ec.Sensitive] = ec.unset
     reason: str = "expired"
-
-
-@pytest.fixture
-def emitter():
-    """Return an emitter of the test's own."""
-    with ec.Emitter() as emitter:
-        yield emitter
 
 
 def test_before_configure_warnings_go_to_stderr(capsys):

@@ -4,35 +4,20 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import eventcore as ec
 from eventcore.ledger import DROP_REASONS
 from tests.support.handlers import Collect, CollectBatches, CollectStarts, Held
-
-
-class Numbered(ec.Event, name="numbered", category="data"):
-    n: int = 0
+from tests.support.numbered import Numbered, Work
 
 
 class Warned(ec.Event, name="warned", category="system", severity="warning"):
     n: int = 0
 
 
-class Work(ec.Operation, name="work", category="execution"):
-    n: int = 0
-
-
 MINE = ("numbered", "warned", "work")
-
-
-@pytest.fixture
-def emitter():
-    """Return an emitter of the test's own."""
-    with ec.Emitter() as emitter:
-        yield emitter
 
 
 def fails_sometimes(share, seed=1):

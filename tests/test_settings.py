@@ -5,29 +5,8 @@ from pathlib import Path
 import pytest
 
 import eventcore as ec
-from tests.support.acme import BLOCK, Acme, Mine
+from tests.support.acme import Acme, Mine
 from tests.support.handlers import Collect
-
-
-@pytest.fixture
-def configure():
-    """Return ``ec.configure`` with the test's plugin."""
-
-    def configure(**options):
-        return ec.configure(plugins=[Acme()], **options)
-
-    return configure
-
-
-@pytest.fixture
-def write():
-    """Return a function that writes ``eventcore.toml`` with the installed plugins left out."""
-
-    def write(text="", name="eventcore.toml", block=BLOCK):
-        Path(name).write_text(text + "\n" + block, encoding="utf-8")
-
-    write()
-    return write
 
 
 def option(emitter, name="mine"):

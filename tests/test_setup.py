@@ -1,39 +1,17 @@
 import importlib.util
 import socket
 import threading
-from pathlib import Path
 
 import pytest
 
 import eventcore as ec
-from tests.support.acme import BLOCK, Acme, Mine
+from tests.support.acme import Mine
 from tests.support.handlers import workers
 
 
 @pytest.fixture(autouse=True)
 def _fresh():
     Mine.started.clear()
-
-
-@pytest.fixture
-def configure():
-    """Return ``ec.configure`` with the test's plugin."""
-
-    def configure(**options):
-        return ec.configure(plugins=[Acme()], **options)
-
-    return configure
-
-
-@pytest.fixture
-def write():
-    """Return a function that writes ``eventcore.toml`` with the installed plugins left out."""
-
-    def write(text="", name="eventcore.toml", block=BLOCK):
-        Path(name).write_text(text + "\n" + block, encoding="utf-8")
-
-    write()
-    return write
 
 
 def test_configure_puts_an_emitter_in_use(configure, write):

@@ -40,8 +40,11 @@ def debugged(settings: Settings, plugins: Plugins) -> Settings:
 
 
 def detailed(types: Iterable[type[Event]]) -> list[Instrument]:
-    """Return the instruments of debug mode; durations are of the operations among ``types``."""
-    operations: tuple[type[Event], ...] = (*(t for t in types if issubclass(t, Operation)),)
+    """Return the instruments of debug mode; durations are of the operations among ``types``.
+
+    Audit-class operations are left out: an instrument would have the catalog ask for a durable handler.
+    """
+    operations: tuple[type[Event], ...] = (*(t for t in types if issubclass(t, Operation) and not t.__event__.durable),)
     return [
         Histogram(
             "eventcore_debug_operation_duration_seconds",
