@@ -7,7 +7,7 @@ Whatever joins the catalog, a plugin or a pack joins these tables by itself; wha
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 
@@ -55,13 +55,27 @@ def test_every_declared_series_has_data_in_prometheus(live, declared, capsys):
     """
     _, exposition = declared
     live.application.finish_round()
-    rows = []
-    for name, series in exposition.series.items():
-        has_moved = "" if series.kind == "gauge" else " > 0"
-        samples = live.prometheus.eventually(f'{name}{{job="{JOB}"}}{has_moved}')
-        rows.append((name, *_seen(series, [labels for labels, _ in samples])))
+    rows = eventually(lambda: _complete(_series_seen(live, exposition)), 60, pause_s=1) or _series_seen(
+        live, exposition
+    )
     say(capsys, "Series in Prometheus", rows)
     assert not [row for row in rows if row[2]]
+
+
+def _series_seen(live, exposition):
+    """Return a row per declared series from what Prometheus has now of the application."""
+    samples = defaultdict(list)
+    for labels, value in live.prometheus.query(f'{{job="{JOB}"}}'):
+        samples[labels["__name__"]].append((labels, value))
+    return [
+        (name, *_seen(series, [labels for labels, value in samples[name] if value > 0 or series.kind == "gauge"]))
+        for name, series in exposition.series.items()
+    ]
+
+
+def _complete(rows):
+    """Return the rows if nothing is wrong with any."""
+    return None if any(wrong for _, _, wrong in rows) else rows
 
 
 def _seen(series, samples):

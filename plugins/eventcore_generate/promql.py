@@ -24,6 +24,7 @@ from promql_parser import (
     SubqueryExpr,
     UnaryExpr,
     ValueType,
+    VectorMatchCardinality,
     VectorSelector,
     parse,
 )
@@ -281,8 +282,18 @@ class _Walk:
         matching = expr.modifier.matching if expr.modifier is not None else None
         if matching is not None:
             self.need(union((left, right)), matching.labels, f"{expr.op} on or ignoring ({', '.join(matching.labels)})")
+        self._check_group_labels(expr, left, right)
         self.problems += problems
         return result
+
+    def _check_group_labels(self, expr: BinaryExpr, left: Vector, right: Vector) -> None:
+        """Report labels that ``group_left`` or ``group_right`` takes from the other side, which does not have them."""
+        modifier = expr.modifier
+        if modifier is None or not modifier.group_labels:
+            return
+        is_left = modifier.card == VectorMatchCardinality.ManyToOne
+        group = f"group_{'left' if is_left else 'right'} ({', '.join(modifier.group_labels)})"
+        self.need(right if is_left else left, modifier.group_labels, group)
 
     def _check_states(self, expr: BinaryExpr) -> None:
         """Report a comparison of a gauge that shows states with what is none of them."""

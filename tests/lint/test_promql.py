@@ -31,6 +31,12 @@ WRONG = [
         "/ on or ignoring (colour)",
         "there are",
     ),
+    (
+        "shop_paid_total * on (job) group_left (version) sum by (job) (up)",
+        "unknown-label",
+        "group_left (version) names the label 'version', which is not on 'up' here",
+        "there are 'job'",
+    ),
     ('shop_paid_total{currency="euro"}', "unknown-label-value", "is never true for 'euro'", "did you mean 'eur'"),
     ('shop_paid_total{currency!="gbp"}', "unknown-label-value", "excludes nothing for 'gbp'", "'eur', 'usd'"),
     ('shop_paid_total{currency=~"eur|gbp"}', "unknown-label-value", "for 'gbp'", "'eur', 'usd'"),
