@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from eventcore.by_hand import declared
 from eventcore.catalog import Catalog
 from eventcore.cli.source import import_module
-from eventcore.errors import ConfigurationError, did_you_mean
+from eventcore.debugging import detailed
+from eventcore.errors import ConfigurationError
 from eventcore.exposition import exposition_of, metric_of
 from eventcore.inspection import made_events
 from eventcore.instruments import Instrument
@@ -31,7 +33,7 @@ BUS_PACK = "eventcore"
 """The name under which the bus's own series go."""
 
 GIVEN_PACK = "application"
-"""The name under which instruments go that are given in code."""
+"""The name under which goes what an application declares in code."""
 
 DEFAULT_PORT = 9090
 
@@ -74,12 +76,15 @@ class Source:
         self.plugins = Plugins(block=sources.blocked_plugins())
         self.settings = load_settings(sources, self.plugins.services(), {})
         self.resource = self.settings.resource
+        frame = self.settings.frame
         self.catalog = Catalog(packs=self.plugins.packs(), contributed=self.plugins.events)
         self._packs = tuple(packs) or _enabled(self.settings)
         given = [instrument for path in instruments for instrument in _resolved(path)]
         self.catalog.register(given)
         self.catalog.register_events(_made_in(modules))
         self._given = {instrument.name: instrument for instrument in given}
+        self._debug = detailed(self.catalog.events.values()) if frame.debug else []
+        self.catalog.register(self._debug)
         self._of_packs = {name: self.catalog.pack(name) for name in self._packs if name != BUS_PACK}
         self._metrics = exposition_of(self.catalog, self.plugins).metrics
 
@@ -108,21 +113,17 @@ class Source:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """The packs in use, then the instruments given in code, then the bus itself."""
+        """The packs in use, then what code declares (instruments, metrics by hand), then the bus itself."""
         watched = self.plugins.monitoring()
         parts = [self._part(name, self._of_packs[name], watched.get(name)) for name in self._of_packs]
-        if self._given:
-            parts.append(self._part(GIVEN_PACK, tuple(self._given.values()), watched.get(GIVEN_PACK)))
+        by_hand = tuple(hand.metric for hand in declared())
+        if self._given or by_hand:
+            given = self._part(GIVEN_PACK, tuple(self._given.values()), watched.get(GIVEN_PACK))
+            parts.append(replace(given, metrics=(*given.metrics, *by_hand)))
         known = {metric.name for part in parts for metric in part.metrics}
-        rest = tuple(metric for name, metric in self._metrics.items() if name not in known)
-        return (*parts, Part(BUS_PACK, rest, {}, BUS))
-
-    def part(self, name: str) -> Part:
-        """Return one part by its name."""
-        found = next((part for part in self.parts if part.name == name), None)
-        if found is None:
-            raise ConfigurationError(f"no pack {name!r} is in use{did_you_mean(name, (p.name for p in self.parts))}")
-        return found
+        rest = {name: metric for name, metric in self._metrics.items() if name not in known}
+        bus = self._part(BUS_PACK, tuple(self._debug), BUS)
+        return (*parts, replace(bus, metrics=tuple(rest.values())))
 
     def handlers(self, kind: str) -> list[dict[str, Any]]:
         """Return the options of the configured handlers of one kind."""

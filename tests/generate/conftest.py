@@ -21,6 +21,12 @@ port = 9090
 """
 
 
+@pytest.fixture(autouse=True)
+def _nothing_by_hand(monkeypatch):
+    """Forget the metrics by hand that other tests of this process declared: a program has its own alone."""
+    monkeypatch.setattr("eventcore.by_hand._declared", {})
+
+
 @pytest.fixture
 def amtool():
     """Return the path of amtool (Debian: prometheus-alertmanager), or skip."""

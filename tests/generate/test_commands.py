@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ import eventcore as ec
 class Sold(ec.Event, name="shop.sold", category="user"):
     articles: int = 1
 
+BASKETS = ec.gauge("shop_baskets", help="Baskets in use.")
 METRICS = [ec.Counter("shop_sold_total", on=Sold, help="Sold.")]
 ONE = METRICS[0]
 """
@@ -80,6 +82,27 @@ def test_types_and_instruments_of_an_application_are_known(generate, shop):
 def test_instruments_that_are_none_are_one_error(generate, path):
     """A path that leads nowhere, or to something else than instruments, is named with its remedy."""
     assert f"--instruments {path}" in generate("docs", "--instruments", path, code=2)
+
+
+def test_metrics_by_hand_are_the_applications(settings, shop):
+    """A metric that an imported module declares by hand is shown beside its instruments, not among the bus's."""
+    code = (
+        "from eventcore_generate.source import Source\n"
+        f"source = Source({str(settings)!r}, modules=['acme_shop'], instruments=['acme_shop:METRICS'])\n"
+        "parts = {part.name: [metric.name for metric in part.metrics] for part in source.parts}\n"
+        "assert parts['application'] == ['shop_sold_total', 'shop_baskets'], parts\n"
+        "assert 'shop_baskets' not in parts['eventcore']\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(settings.parent)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+
+
+def test_debug_adds_its_series(generate, settings):
+    """With ``debug = true`` the series that it adds are in the reference and on the bus's dashboard."""
+    assert "eventcore_debug" not in generate("docs")
+    settings.write_text("debug = true\n" + settings.read_text())
+    assert "`eventcore_debug_misuses_total`" in generate("docs")
+    assert "eventcore_debug_misuses_total" in generate("grafana")
 
 
 def test_no_secret_is_needed(generate, settings):

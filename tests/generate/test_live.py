@@ -17,7 +17,7 @@ from tests.support.live import JOB, eventually, prometheus
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(180)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def source(live):
     """Return the source that the live application's own settings make."""
     return Source(live.application.folder / "eventcore.toml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import types
 
@@ -12,7 +13,7 @@ from eventcore.errors import DefinitionError
 from eventcore.monitoring import Alert, BadCase, Correction, LogAlert, Monitoring, Panel, RuleGroup
 from eventcore_generate.cli import MAKERS
 from eventcore_generate.rules import prometheus_rules
-from eventcore_generate.source import Part
+from eventcore_generate.source import Part, Source
 
 pytestmark = pytest.mark.server
 
@@ -105,6 +106,25 @@ def test_alerts_of_one_name_are_groups_of_their_own(tmp_path, promtool):
     assert accepted, said
     groups = yaml.safe_load(text)["groups"]
     assert [(g["name"], g["rules"][0]["labels"]["pack"]) for g in groups[:2]] == [("desk", "desk"), ("shop", "shop")]
+
+
+def test_cases_name_what_exists(settings):
+    """The samples of bad and good cases are of series, labels and label values that the catalog knows."""
+    series = {one.name: one for part in Source(settings).parts for metric in part.metrics for one in metric.series}
+    cases = [
+        sample
+        for part in Source(settings).parts
+        if part.monitoring
+        for rule in part.monitoring.alerts
+        for sample in (*rule.bad.series, *rule.good)
+    ]
+    assert len(cases) > 15
+    for sample in cases:
+        name, _, labels = sample.partition("{")
+        assert name in series, sample
+        for label, value in re.findall(r'(\w+)="([^"]*)"', labels):
+            values = {**series[name].labels, "job": None}[label]
+            assert values is None or value in values, sample
 
 
 def test_the_tiny_dancer_guides_alerts_are_there(generate):
