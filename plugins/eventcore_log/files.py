@@ -2,8 +2,10 @@
 
 Files are appended to, unbuffered: what was written survives the process. Rotation renames: ``app.log`` becomes
 ``app.log.1``, that ``app.log.2``, and so on up to ``backups``; the oldest is replaced. Several processes may write one
-file: whoever finds it due takes a lock on it, looks again, and renames; the others notice by the file's number that
-their path leads elsewhere, and open it anew. So it follows a rotation by others (logrotate) as well, without a signal.
+file: whoever finds it due takes a lock on it, looks again, and renames; the others go on, and notice by the file's
+number that their path leads elsewhere. So it follows a rotation by others (logrotate) as well, without a signal. The
+new file takes the place of the old one under the same descriptor, so that no thread finds it closed; the lock goes with
+the old one.
 """
 
 from __future__ import annotations
@@ -53,12 +55,14 @@ class FileOutput:
         self._pid = os.getpid()
         self._rotating = threading.RLock()
         try:
-            self._open()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: io.FileIO = path.open("ab", buffering=0)
         except OSError as error:
             raise ConfigurationError(
                 f"output {str(path)!r} cannot be written: {error.strerror or error}; "
                 "name a file in a folder that this user may write to, or 'stderr' or 'stdout'"
             ) from error
+        self._number = os.fstat(self._file.fileno()).st_ino
 
     def write(self, items: Sequence[bytes]) -> None:
         """Append whole items, by one system call unless the disk is full or a new file begins in between.
@@ -89,11 +93,6 @@ class FileOutput:
         """Close the file."""
         self._file.close()
 
-    def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: io.FileIO = self._path.open("ab", buffering=0)
-        self._number = os.fstat(self._file.fileno()).st_ino
-
     def _follow(self) -> os.stat_result:
         """Make sure that the open file is the one at the path; return what is known of it."""
         try:
@@ -101,10 +100,11 @@ class FileOutput:
         except FileNotFoundError:
             found = None
         if found is None or found.st_ino != self._number:
-            before = self._file
-            self._open()
-            before.close()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab", buffering=0) as new:
+                os.dup2(new.fileno(), self._file.fileno(), inheritable=False)
             found = os.fstat(self._file.fileno())
+            self._number = found.st_ino
         return found
 
     def _room(self, rotation: Rotation, items: Sequence[bytes]) -> int:
@@ -126,18 +126,18 @@ class FileOutput:
         return len(items)
 
     def _rotate(self, rotation: Rotation, found: os.stat_result) -> None:
-        """Rename the files, unless another process has done so meanwhile."""
-        fcntl.flock(self._file, fcntl.LOCK_EX)  # released with the file, when the new one is opened
+        """Rename the files, unless another process is at it, or has done so meanwhile."""
         try:
-            now = self._path.stat()
-        except FileNotFoundError:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._path.stat().st_ino != found.st_ino:
+                return
+        except (BlockingIOError, FileNotFoundError):
             return
-        if now.st_ino != found.st_ino:
-            return
-        for number in range(rotation.backups, 1, -1):
-            newer = self._numbered(number - 1)
-            if newer.exists():
-                newer.replace(self._numbered(number))
+        free = 1
+        while free < rotation.backups and self._numbered(free).exists():
+            free += 1
+        for number in range(free, 1, -1):
+            self._numbered(number - 1).replace(self._numbered(number))
         self._path.replace(self._numbered(1))
 
     def _numbered(self, number: int) -> Path:

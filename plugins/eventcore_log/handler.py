@@ -88,9 +88,11 @@ class LogHandler(Handler):
 
     def draw_for(self, event_type: type[Event], severity: Severity) -> Callable[[Envelope], bool] | None:
         """Ask each line of a logger whether its logger's level lets it pass, where there is one that may not."""
-        by_name = self.config.levels.values()
-        is_asked = issubclass(event_type, LogRecord) and by_name and severity < max(*by_name, self.levels.general)
-        return self._is_shown if is_asked else None
+        if not self.config.levels or not issubclass(event_type, LogRecord):
+            return None
+        spec, levels = event_type.__event__, self.levels
+        highest = max(levels.of(spec.category, spec.name), *levels.by_name.values())
+        return self._is_shown if severity < highest else None
 
     def start_sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - the base's
         """Take the start of operations whose type has a message for it."""
@@ -173,7 +175,7 @@ class LogHandler(Handler):
             }
         )
         self._of_logger = {}
-        if self.name:
+        if hasattr(self, "emitter"):
             self.emitter.recompile()
 
     def _is_shown(self, envelope: Envelope) -> bool:

@@ -69,7 +69,6 @@ class Shape:
         "_reserved",
         "_searched_places",
         "_spec",
-        "_who",
         "each",
         "heads",
         "is_start_only",

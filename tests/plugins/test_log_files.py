@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,52 @@ def test_threads_that_write_themselves_share_a_rotating_file():
             thread.join()
     assert all(path.stat().st_size <= 3000 for path in kept())
     assert sorted(number for path in kept() for number in numbers(path)) == list(range(400))
+
+
+def test_a_file_that_is_moved_while_threads_write_costs_no_line():
+    """Inline lines of several threads all arrive, in the moved file or the new one: none finds its file closed."""
+    stop = threading.Event()
+    with configure(format="json", output=FILE, delivery="inline") as emitter:
+
+        def emit(first):
+            for number in range(first, first + 500):
+                emitter.emit(Note(text=f"{number}"))
+
+        def move():
+            number = 0
+            while not stop.is_set():
+                if FILE.exists():
+                    number += 1
+                    FILE.rename(f"log.json.{number}")
+                time.sleep(0.002)
+
+        threads = [threading.Thread(target=emit, args=(first,)) for first in range(0, 1500, 500)]
+        mover = threading.Thread(target=move)
+        mover.start()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stop.set()
+        mover.join()
+        assert emitter.ledger().handler("log").failed == 0
+    assert sorted(number for path in Path().glob("log.json*") for number in numbers(path)) == list(range(1500))
+
+
+def test_a_lock_that_another_process_holds_does_not_hold_the_worker():
+    """Where somebody else is rotating, or hangs at it, lines go on, and the file grows meanwhile."""
+    with configure(format="json", output=FILE, max_bytes=500) as emitter:
+        emitter.emit(Note(text="0"))
+        assert emitter.flush()
+        with FILE.open("ab") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            for number in range(1, 10):
+                emitter.emit(Note(text=f"{number}"))
+            assert emitter.flush()
+            assert [path.name for path in kept()] == ["log.json"]
+        emitter.emit(Note(text="10"))
+        assert emitter.flush()
+    assert [numbers(path) for path in kept()] == [list(range(10)), [10]]
 
 
 @pytest.mark.slow

@@ -127,6 +127,29 @@ def test_loggers_have_levels_of_their_own():
     assert shown[5:] == [("app", "error"), ("app.db", "error"), ("lib.http", "error")]
 
 
+def test_a_loggers_level_goes_before_its_category():
+    """Where some loggers have levels of their own, the category's holds for the others."""
+    options = {"category_levels": {"execution": "error"}, "levels": {"app": "debug"}}
+
+    def say(_emitter):
+        ec.get_logger("app").debug("shown")
+        ec.get_logger("lib").warning("not shown")
+        ec.get_logger("lib").error("shown")
+
+    assert [line["event"] for line in logged(say, **options)] == ["shown", "shown"]
+
+
+def test_levels_can_be_set_before_a_handler_is_attached():
+    """A handler that was made and named, and not yet added, takes its levels along."""
+    handler = LogHandler(format="json", output=FILE)
+    handler.name = "mine"
+    handler.set_level("error")
+    emitter = ec.Emitter()
+    emitter.add_handler(handler)
+    assert not emitter.enabled(Asked, ec.Severity.WARNING)
+    emitter.shutdown()
+
+
 def test_levels_are_read_from_a_file(tmp_path):
     """The tables ``levels`` and ``category_levels`` stand in ``eventcore.toml``."""
     (tmp_path / "eventcore.toml").write_text(
