@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +93,10 @@ class TrainingConfig:
 
     ``l2`` is the factor of the matrices themselves in their gradient (biases, zeta and nu are not decayed);
     ``max_gradient_norm`` bounds the norm of all gradients together; training ends after ``patience`` epochs without a
-    lower validation loss, or after ``epochs``.
+    lower validation loss, or after ``epochs``. With ``schedule`` "cosine" the learning rate falls from its value to 0
+    over the ``epochs`` (Loshchilov & Hutter 2017, without restarts). ``input_noise`` is the standard deviation of
+    normal noise added to every input anew at each look: where examples are few it does more against overfitting than
+    any penalty.
     """
 
     learning_rate: float = 1e-3
@@ -102,6 +105,8 @@ class TrainingConfig:
     patience: int = 10
     max_gradient_norm: float = 5.0
     l2: float = 1e-5
+    input_noise: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -112,8 +117,13 @@ class TrainingConfig:
         for name in ("batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training {name} is {getattr(self, name)!r}: use at least 1")
-        if not 0.0 <= self.l2 < math.inf or self.seed < 0:
-            raise ConfigError(f"training l2 is {self.l2!r} and seed {self.seed!r}: neither may be negative")
+        if not (0.0 <= self.l2 < math.inf and 0.0 <= self.input_noise < math.inf) or self.seed < 0:
+            raise ConfigError(
+                f"training l2 is {self.l2!r}, input_noise {self.input_noise!r} and seed {self.seed!r}: "
+                f"none may be negative"
+            )
+        if self.schedule not in ("constant", "cosine"):
+            raise ConfigError(f"training schedule is {self.schedule!r}: use constant or cosine")
 
 
 class Epoch(NamedTuple):
@@ -124,10 +134,11 @@ class Epoch(NamedTuple):
     training_loss: float
     """Mean over the mini-batches, as seen while the weights changed."""
     validation_loss: float
+    """NaN when there are no validation examples."""
     gradient_norm: float
     """The largest before clipping."""
     is_best: bool
-    """Whether no earlier epoch had a validation loss as low."""
+    """Whether no earlier epoch had a validation loss as low; without validation examples the latest is the best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +162,11 @@ class Adam:
         self._step = 0
         self._mean: dict[str, Array] = {}
         self._variance: dict[str, Array] = {}
+
+    @property
+    def steps(self) -> int:
+        """How many steps were made."""
+        return self._step
 
     def step(self, parameters: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
         """Move every parameter that has a gradient one step down, in place."""
@@ -178,7 +194,7 @@ def clip_by_global_norm(gradients: Mapping[str, Array], max_norm: float) -> floa
 def train(
     network: FastGRNN,
     training: Examples,
-    validation: Examples,
+    validation: Examples | None,
     config: TrainingConfig | None = None,
     *,
     loss: Loss = binary_cross_entropy,
@@ -186,28 +202,36 @@ def train(
 ) -> TrainingReport:
     """Train ``network`` in place and leave it with the weights of the lowest validation loss.
 
-    ``on_epoch`` is called after each epoch, for progress. Raises TrainingError when there are no examples or the loss
-    is no longer finite, DimensionMismatch when inputs, targets and network do not fit, NonFiniteInput for NaN or
-    infinity in the data.
+    Without ``validation`` examples it trains for all epochs and keeps the last weights: with a cosine schedule that
+    wastes no example, and a small validation set picks an epoch by chance. ``on_epoch`` is called after each epoch, for
+    progress. Raises TrainingError when there are no examples or the loss is no longer finite, DimensionMismatch when
+    inputs, targets and network do not fit, NonFiniteInput for NaN or infinity in the data.
     """
     config = config or TrainingConfig()
-    training, validation = _checked(network, training, "training"), _checked(network, validation, "validation")
+    training = _checked(network, training, "training")
+    validation = None if validation is None else _checked(network, validation, "validation")
     random = np.random.default_rng(config.seed)
     adam = Adam(config.learning_rate)
+    steps = config.epochs * math.ceil(len(training.inputs) / config.batch_size)
     best_parameters = {name: array.copy() for name, array in network.parameters.items()}
     best_loss, best_number = math.inf, 0
     epochs: list[Epoch] = []
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported below, in words
             for number in range(1, config.epochs + 1):
-                training_loss, gradient_norm = _one_pass(network, training, loss, adam, config=config, random=random)
-                validation_loss, _ = loss(network.run(validation.inputs).logits, validation.targets)
-                if not math.isfinite(training_loss + validation_loss):
+                training_loss, gradient_norm = _one_pass(
+                    network, training, loss, adam, config=config, random=random, steps=steps
+                )
+                validation_loss = math.nan
+                if validation is not None:
+                    validation_loss, _ = loss(network.run(validation.inputs).logits, validation.targets)
+                if not math.isfinite(training_loss + (0.0 if validation is None else validation_loss)):
                     raise TrainingError(
                         f"training diverged in epoch {number}: the loss is {training_loss}, in validation "
                         f"{validation_loss}; lower learning_rate (now {config.learning_rate:g})"
                     )
-                epoch = Epoch(number, training_loss, validation_loss, gradient_norm, validation_loss < best_loss)
+                is_best = validation is None or validation_loss < best_loss
+                epoch = Epoch(number, training_loss, validation_loss, gradient_norm, is_best)
                 epochs.append(epoch)
                 if epoch.is_best:
                     best_loss, best_number = validation_loss, number
@@ -234,13 +258,22 @@ def _one_pass(
     *,
     config: TrainingConfig,
     random: np.random.Generator,
+    steps: int,
 ) -> tuple[float, float]:
-    """Go over the examples once, in a new order; return the mean loss and the largest gradient norm."""
+    """Go over the examples once, in a new order; return the mean loss and the largest gradient norm.
+
+    ``steps`` is how many mini-batches there are in all epochs, for the schedule.
+    """
     order = random.permutation(len(training.inputs))
     total, largest_norm = 0.0, 0.0
     for start in range(0, len(order), config.batch_size):
         chosen = order[start : start + config.batch_size]
-        trace = network.run(training.inputs[chosen])
+        inputs = training.inputs[chosen]
+        if config.input_noise:
+            inputs = inputs + config.input_noise * random.standard_normal(inputs.shape, dtype=inputs.dtype)
+        if config.schedule == "cosine":
+            adam.learning_rate = config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * adam.steps / steps))
+        trace = network.run(inputs)
         batch_loss, logit_gradient = loss(trace.logits, training.targets[chosen])
         gradients = network.backward(trace, logit_gradient).parameters
         for name, gradient in gradients.items():

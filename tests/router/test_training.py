@@ -47,6 +47,42 @@ def test_training_is_reproducible_bit_for_bit():
     assert first.parameters["U"].tobytes() != other.parameters["U"].tobytes()
 
 
+def test_a_cosine_schedule_without_validation_uses_every_epoch_and_comes_to_rest():
+    """Without validation examples all epochs are trained, the last is kept, and the last steps hardly move."""
+    network = FastGRNN.initialise(FastGRNNConfig(1, 6), seed=0)
+    moves = []
+    before = {name: a.copy() for name, a in network.parameters.items()}
+
+    def note(epoch):
+        nonlocal before
+        moves.append(sum(float(np.abs(a - before[name]).sum()) for name, a in network.parameters.items()))
+        before = {name: a.copy() for name, a in network.parameters.items()}
+
+    config = TrainingConfig(learning_rate=1e-2, epochs=20, patience=1, schedule="cosine")
+    report = train(network, _memory_task(200, 1), None, config, on_epoch=note)
+    assert len(report.epochs) == 20
+    assert report.best is report.epochs[-1]
+    assert not report.stopped_early
+    assert math.isnan(report.best.validation_loss)
+    assert moves[-1] < 0.05 * max(moves)
+
+
+def test_noise_on_the_inputs_keeps_a_network_from_learning_its_examples_by_heart():
+    """Forty examples of pure chance are learned by heart without noise, and not with it; both are reproducible."""
+    random = np.random.default_rng(0)
+    chance = Examples(random.standard_normal((40, 2, 6)), (random.uniform(size=(40, 1)) < 0.5).astype(float))
+
+    def loss(noise):
+        network = FastGRNN.initialise(FastGRNNConfig(6, 16), seed=0)
+        config = TrainingConfig(learning_rate=2e-2, epochs=150, input_noise=noise, schedule="cosine", l2=0.0)
+        train(network, chance, None, config)
+        return binary_cross_entropy(network.run(chance.inputs.astype(np.float32)).logits, chance.targets)[0]
+
+    assert loss(0.0) < 0.05
+    assert loss(1.5) > 0.2
+    assert loss(1.5) == loss(1.5)
+
+
 def test_the_best_weights_come_back():
     """After training, the network's validation loss is the lowest that any epoch reached, not the last one's."""
     network = FastGRNN.initialise(FastGRNNConfig(1, 8), seed=0)
