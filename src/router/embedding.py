@@ -19,7 +19,7 @@ from router.errors import ConfigError, InvalidRequest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DEFAULT_DIMENSION", "Embedder", "HashingEmbedder"]
+__all__ = ["DEFAULT_DIMENSION", "Embedder", "HashingEmbedder", "open_embedder"]
 
 DEFAULT_DIMENSION = 384
 
@@ -40,6 +40,31 @@ class Embedder(Protocol):
     def embed(self, text: str) -> NDArray[np.float32]:
         """Return the vector of ``text``, shape ``(dimension,)``, finite, of length one or (no content) zero."""
         ...
+
+
+def open_embedder(name: str) -> Embedder:
+    """Return the embedder called ``name``, as model files name the one they need.
+
+    ``hashing`` or ``hashing:DIMENSION`` is built in; ``minilm`` is all-MiniLM-L6-v2 from its package; ``sentence:NAME``
+    is any model of sentence-transformers and ``model2vec:NAME`` one of model2vec, by name or folder. Raises ConfigError
+    for another name, and where the extra that it needs is not installed.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "hashing":
+        if rest and not rest.isdecimal():
+            raise ConfigError(f"embedder {name!r}: the dimension has to be a whole number, as in 'hashing:384'")
+        return HashingEmbedder(int(rest)) if rest else HashingEmbedder()
+    from router.encoders import Model2VecEmbedder, SentenceEmbedder
+
+    if kind == "minilm" and not rest:
+        return SentenceEmbedder.minilm()
+    if kind == "sentence" and rest:
+        return SentenceEmbedder(rest)
+    if kind == "model2vec" and rest:
+        return Model2VecEmbedder(rest)
+    raise ConfigError(
+        f"there is no embedder {name!r}: use hashing, hashing:DIMENSION, minilm, sentence:NAME or model2vec:NAME"
+    )
 
 
 class HashingEmbedder:

@@ -1,0 +1,104 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from router.embedding import HashingEmbedder
+from router.errors import DimensionMismatch, InferenceError, NonFiniteInput, TrainingError
+from router.pairs import HEADS
+from router.prompt_model import PROMPT_TRAINING, PromptModel, PromptRecipe
+from router.prompts import embed_chunks
+from router.quality import area_under_roc
+
+RECIPE = PromptRecipe(
+    chunk_count=4, components=8, hidden_size=8, training=replace(PROMPT_TRAINING, epochs=40, input_noise=0.5)
+)
+
+
+def _task(count, seed):
+    """Prompts of one of two vocabularies; the weak model knows only the first, the strong one both."""
+    random = np.random.default_rng(seed)
+    kind = random.integers(0, 2, count)
+    prompts = [" ".join(f"{'ab'[k]}{random.integers(30)}" for _ in range(12)) for k in kind]
+    weak = random.uniform(size=count) < np.where(kind == 0, 0.9, 0.1)
+    strong = random.uniform(size=count) < 0.9
+    return prompts, kind, np.stack([weak, strong], axis=1).astype(float)
+
+
+def _fit(count=300, seed=0, **given):
+    prompts, _, outcomes = _task(count, 1)
+    chunks = embed_chunks(prompts, HashingEmbedder(64), 4)
+    return PromptModel.fit(HEADS, prompts, chunks, outcomes, embedder="hashing:64", recipe=RECIPE, seed=seed, **given)
+
+
+def test_it_learns_which_prompts_need_the_strong_model():
+    """On prompts never seen, those that the weak model fails on rank above the others, by far."""
+    model = _fit()
+    prompts, kind, _ = _task(200, 2)
+    quality = model.quality_of_text(prompts, HashingEmbedder(64))
+    assert quality.shape == (200, 2)
+    need = quality[:, 1] - quality[:, 0]
+    assert area_under_roc(need, kind.astype(float)) > 0.95
+    assert need[kind == 1].mean() - need[kind == 0].mean() > 0.15
+
+
+def test_training_is_reproducible_bit_for_bit():
+    """The same data and seed give the same model; another seed gives another."""
+    first, again, other = _fit(), _fit(), _fit(seed=1)
+    for name, array in first.network.parameters.items():
+        assert array.tobytes() == again.network.parameters[name].tobytes()
+    assert first.projection.tobytes() == again.projection.tobytes()
+    assert first.network.parameters["W"].tobytes() != other.network.parameters["W"].tobytes()
+
+
+def test_text_and_stored_chunks_give_the_same():
+    """What was embedded before and what is embedded now are scored alike, one prompt or many."""
+    model = _fit(60)
+    prompts, _, _ = _task(5, 3)
+    embedder = HashingEmbedder(64)
+    together = model.quality(prompts, embed_chunks(prompts, embedder, 4))
+    assert np.allclose(together, model.quality_of_text(prompts, embedder))
+    assert np.allclose(together[2:3], model.quality_of_text(prompts[2:3], embedder), atol=1e-6)
+
+
+def test_the_projection_is_the_principal_components():
+    """Projected training chunks have mean 0, uncorrelated components of falling size, mean deviation 1."""
+    prompts, _, outcomes = _task(200, 1)
+    chunks = embed_chunks(prompts, HashingEmbedder(64), 4)
+    model = PromptModel.fit(HEADS, prompts, chunks, outcomes, embedder="hashing:64", recipe=RECIPE)
+    projected = (chunks @ model.projection - model.offset).reshape(-1, 8).astype(np.float64)
+    covariance = np.cov(projected.T)
+    deviations = np.sqrt(np.diag(covariance))
+    assert np.abs(projected.mean(axis=0)).max() < 1e-5
+    assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 1e-4
+    assert (np.diff(deviations) <= 1e-6).all()
+    assert deviations.mean() == pytest.approx(1.0, abs=0.01)
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    """Too few prompts, other shapes, NaN, and chunks of another embedder each have an error that says what is wrong."""
+    prompts, _, outcomes = _task(20, 1)
+    chunks = embed_chunks(prompts, HashingEmbedder(64), 4)
+
+    def fit(prompts, chunks, outcomes):
+        PromptModel.fit(HEADS, prompts, chunks, outcomes, embedder="hashing:64", recipe=RECIPE)
+
+    with pytest.raises(TrainingError, match="too few"):
+        fit(prompts[:1], chunks[:1], outcomes[:1])
+    with pytest.raises(DimensionMismatch, match="expected"):
+        fit(prompts, chunks, outcomes[:, :1])
+    with pytest.raises(NonFiniteInput, match="embedder"):
+        fit(prompts, np.where(chunks > 0.3, np.nan, chunks), outcomes)
+    with pytest.raises(DimensionMismatch, match="'hashing:64'"):
+        _fit(60).quality(prompts, embed_chunks(prompts, HashingEmbedder(32), 4))
+
+
+def test_a_model_that_overflows_is_an_error():
+    """A score that is no number is never returned."""
+    model = _fit(60)
+    broken = {name: array.copy() for name, array in model.network.parameters.items()}
+    broken["head_weight"][:] = 3e38
+    network = type(model.network)(model.network.config, broken)
+    prompts, _, _ = _task(3, 1)
+    with pytest.raises(InferenceError, match="overflowed"):
+        replace(model, network=network).quality_of_text(prompts, HashingEmbedder(64))
