@@ -29,6 +29,13 @@ class Direct(Collect):
         self.taken.append((event, threading.current_thread()))
 
 
+@pytest.fixture
+def emitter():
+    """An emitter that is shut down at the end."""
+    with ec.Emitter() as emitter:
+        yield emitter
+
+
 def row_of(emitter, name="direct"):
     """Return the account of one handler, which must balance."""
     row = emitter.ledger().handler(name)

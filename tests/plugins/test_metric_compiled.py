@@ -82,7 +82,7 @@ def readings(instruments, envelopes, event_type, *, is_whole, exemplars="trace_b
 @given(st.lists(st.tuples(st.sampled_from(Kind), st.sampled_from(["a", "b", "c", "d", "e"]), values)))
 def test_compiled_folds_do_what_the_folds_do(sold):
     """Whatever the values: series, overflow and rejections are those of the folds that are called one by one."""
-    emitter = ec.Emitter()
+    emitter = ec.Emitter()  # its handler is inline: nothing to shut down
     seen = emitter.add_handler(Collect(delivery="inline"))
     for kind, shop, amount in sold:
         emitter.emit(Sold(kind=kind, shop=shop, amount=amount))
@@ -95,7 +95,7 @@ def test_compiled_folds_do_what_the_folds_do(sold):
 @pytest.mark.parametrize("exemplars", ["trace_based", "always_on", "always_off"])
 def test_compiled_folds_read_the_facts_of_operations(exemplars):
     """Durations, outcomes, errors and the exemplars of operations are those of the folds that are called one by one."""
-    emitter = ec.Emitter()
+    emitter = ec.Emitter()  # its handler is inline: nothing to shut down
     seen = emitter.add_handler(Collect(delivery="inline"))
     emitter.trace_bound = 1 << 63
     for number in range(40):
@@ -110,7 +110,7 @@ def test_compiled_folds_read_the_facts_of_operations(exemplars):
 
 def test_a_fold_that_raises_costs_its_own_observation():
     """The first error is returned, and the other instruments of the type have counted all the same."""
-    emitter = ec.Emitter()
+    emitter = ec.Emitter()  # its handler is inline: nothing to shut down
     seen = emitter.add_handler(Collect(delivery="inline"))
     emitter.emit(Sold(kind=Kind.CARD, shop="a", amount=1.0))
     (envelope,) = seen.got
