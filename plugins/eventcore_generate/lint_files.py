@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIXES", "Found", "Query", "Recorded", "Targets", "Unreadable", "queries_in", "read"]
 
 SUFFIXES = (".json", ".md", ".yaml", ".yml")
+_TEXTS = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`|#.*')
+"""Strings and comments of an expression."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,19 @@ class Query:
     labels: tuple[tuple[str, str], ...] = ()
 
     def line_of(self, token: str) -> int:
-        """Return the line of a part of the expression."""
-        at = self.expression.find(token) if token and self.has_own_lines else -1
-        return self.line + (self.expression.count("\n", 0, at) if at > 0 else 0)
+        """Return the line of a part of the expression: where it stands as a word, else within a string."""
+        if not token or not self.has_own_lines:
+            return self.line
+        word = re.compile(rf"(?<![\w:]){re.escape(token)}(?![\w:])" if token[-1].isalnum() else re.escape(token))
+        found = word.search(_blanked(self.expression)) or word.search(_blanked(self.expression, strings=False))
+        return self.line + (self.expression.count("\n", 0, found.start()) if found else 0)
+
+
+def _blanked(expression: str, *, strings: bool = True) -> str:
+    """Return the expression with comments, and strings if asked, made blank."""
+    return _TEXTS.sub(
+        lambda text: re.sub(r"[^\n]", " ", text[0]) if strings or text[0].startswith("#") else text[0], expression
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +209,6 @@ _LABEL_VALUES = re.compile(r"\s*label_values\(\s*(?:(?P<expression>.*\S)\s*,\s*)
 _QUERY_RESULT = re.compile(r"\s*query_result\((?P<expression>.*)\)\s*", re.DOTALL)
 _LEGEND = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
 _IN_TEXT = re.compile(r'\$labels\.(\w+)|\bindex\s+\$labels\s+"(\w+)"')
-_TEXTS = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`|#.*')
-"""Strings and comments of an expression."""
 
 
 class _Reader:
@@ -261,7 +271,7 @@ class _Reader:
         part: str | None = None,
         labels: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        if not is_prometheus or "|" in _TEXTS.sub("", text):  # only LogQL pipes
+        if not is_prometheus or "|" in _blanked(text):  # only LogQL pipes
             self._found.left_out += 1
             return
         expression = str(text) if part is None else part

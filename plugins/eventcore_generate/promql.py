@@ -45,8 +45,6 @@ _OF_COUNTERS = frozenset({"increase", "irate", "rate", "resets"})
 _OF_GAUGES = frozenset({"delta", "deriv", "double_exponential_smoothing", "holt_winters", "idelta", "predict_linear"})
 _OF_BUCKETS = frozenset({"histogram_fraction", "histogram_quantile", "histogram_quantiles"})
 _KEEPS_ELEMENTS = frozenset({"bottomk", "limit_ratio", "limitk", "topk"})
-
-
 _COMPARISONS = {
     "==": operator.eq,
     "!=": operator.ne,

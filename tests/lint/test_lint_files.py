@@ -49,7 +49,7 @@ groups:
         expr: shop_paid_twice + job:shop_paid:rate5m
       - alert: Quiet
         expr: |
-          # what is paid: "job" | currency
+          # what is paid: "job" | currency < gbp
           sum(job:shop_paid:rate5m{team="payments",
             currency="gbp"})
           < shop_open
