@@ -134,7 +134,7 @@ def test_a_poison_event_waits_for_another_to_compare_with(start):
 
 
 def test_retries_end_although_nothing_gets_through(start):
-    """8. Retries have a limit in time, too: after ``give_up_after_s`` the head is set aside in any case."""
+    """Retries: each has a limit, a default, and a count; after ``give_up_after_s`` they end in any case."""
     handler = Collect(delivery="durable", act=refuse(1, 2))
     emitter = start(handler, max_attempts=2, give_up_after_s=0.01)
     emit(emitter, [1, 2])

@@ -1,6 +1,7 @@
 import ast
 import asyncio
 import json
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -105,7 +106,11 @@ ROWS = {
     },
     "8. Bounded": {
         "Queues, label sets, buffers, caches, retries, open operations: each has a limit, a default, and a count of"
-        " what met it.": ["test_promises.py::test_queues_and_open_operations_are_bounded"],
+        " what met it.": [
+            "test_promises.py::test_queues_and_open_operations_are_bounded",
+            "test_promises.py::test_label_sets_and_buffers_are_bounded",
+            "test_dead_letters.py::test_retries_end_although_nothing_gets_through",
+        ],
     },
     "9. Secrets stay in": {
         "No sensitive value reaches a handler, a disk, a queue on disk or an exception message unredacted:": [
@@ -184,6 +189,22 @@ def test_every_promise_has_a_row():
     for title, rows in ROWS.items():
         assert rows, title
         assert all(rows.values()), title
+
+
+def test_the_rows_are_the_whole_design(checkout):
+    """The rows hold every sentence of the design's promises and edges, word for word; nothing is left out."""
+    data = os.environ.get("EVENTCORE_DATA", checkout.parent / "shared" / "data")
+    design = Path(data).parent / "DESIGN.md"
+    if not design.is_file():
+        pytest.skip(f"the design is not here: {design}")
+    paragraphs = design.read_text().partition("## Promises")[2].partition("\n## ")[0]
+    left = f" {' '.join(words(re.sub('(?m)^[0-9]+[.]', '', paragraphs)))} "
+    assert len(left.split()) > 300, "the design has another shape than this test knows"
+    claims = [sentence for rows in ROWS.values() for sentence in rows]
+    claims += [title.partition(". ")[2] or title for title in ROWS]
+    for claim in sorted(claims, key=len, reverse=True):
+        left = left.replace(f" {' '.join(words(claim))} ", " ")
+    assert left.split() == []
 
 
 @pytest.mark.parametrize("sentence", [sentence for rows in ROWS.values() for sentence in rows])
@@ -320,6 +341,29 @@ def test_queues_and_open_operations_are_bounded(monkeypatch):
         assert len(emitter.open_operations()) == 5
         assert emitter.ledger().operations["abandoned"] == 3
         held.release.set()
+
+
+class Tagged(ec.Event, name="promise.tagged", category="user"):
+    tag: Annotated[str, ec.Label]
+
+
+def test_label_sets_and_buffers_are_bounded():
+    """Label sets and buffers: each has a limit, a default, and a count of what met it."""
+    tags = ec.Counter("promise_tagged_total", on=Tagged, labels={"tag": "tag"}, help="Tagged.")
+    with ec.configure(
+        instruments=[tags], handlers={"metric": {"max_series": 10}, "buffer": {"max_size": 4}}
+    ) as emitter:
+        metric, buffer = emitter.handler("metric"), emitter.handler("buffer")
+        defaults = [type(handler.config)().model_dump() for handler in (metric, buffer)]
+        assert (defaults[0]["max_series"], defaults[1]["max_size"]) == (1000, 1000)
+        for n in range(25):
+            emitter.emit(Tagged(tag=f"t{n}"))
+        assert emitter.flush()
+        stats = metric.cardinality_stats()["promise_tagged_total"]
+        assert (stats["series"], stats["overflowed"]) == (11, 15), "ten, and the one for the others"
+        assert metric.value("promise_tagged_total", {"tag": "other"}) == 15
+        assert len(buffer) == 4
+        assert buffer.forgotten == emitter.ledger().handler("buffer").delivered - 4 >= 21
 
 
 def test_inline_sinks_see_nothing_sensitive():

@@ -173,6 +173,8 @@ class Routes(dict[tuple[type[Event], Any], Route]):
         filtered: list[str] = []
         unsampled: list[str] = []
         redact = False
+        may_fail = spec.is_operation and severity in map(spec.severity_of, ("failure", "cancelled"))
+        has_secrets = bool(spec.sensitive) or may_fail  # the exception's text
         for attachment in self._attachments:
             sink = attachment.sink_for(event_type, severity, phase)
             if sink is None or not (is_sampled or attachment.handler.takes_unsampled):
@@ -186,7 +188,7 @@ class Routes(dict[tuple[type[Event], Any], Route]):
             elif attachment.is_closed:
                 sink = self._refused(attachment)
             else:
-                redact = redact or bool(spec.sensitive)
+                redact = redact or has_secrets
                 if is_watching:
                     sink = attachment.quarantine.watch(sink)
             if attachment.handler.wants_thread:

@@ -267,10 +267,11 @@ class Envelope:
         return changed
 
     def hide_sensitive(self) -> None:
-        """Replace values of sensitive fields only: what inline handlers get, since they run in the caller."""
-        spec = self.event_type.__event__
-        if spec.sensitive:
+        """Replace values of sensitive fields, and secrets in an exception: inline handlers run in the caller."""
+        if self.event_type.__event__.sensitive:
             self.redact()
+        elif self.span is not None and self.span.error is not None:
+            scrub_error(self.span.error)
 
     def _message(self) -> str | None:
         template = self.spec.start_message if self.is_start else self.spec.message_of(self.outcome)
