@@ -38,24 +38,18 @@ def work(method, number, each):
     if method == "spawn":
         ec.configure(service="chaos", handlers={"write": Write()})
     emitter = ec.get_emitter()
-    inherited = row_of(emitter).delivered if method == "fork" else 0
     for n in range(each):
         emitter.emit(Told(n=1_000 * number + n))
     assert emitter.shutdown(10).is_clean
-    write_account(emitter, Write.file, inherited)
+    write_account(emitter, Write.file)
 
 
-def row_of(emitter):
-    """Return the row of the program's own event."""
-    return next(row for row in emitter.ledger().rows if (row.handler, row.event) == ("write", "chaos.told"))
-
-
-def write_account(emitter, name, inherited=0):
-    """Write the account of this process down, without what its parent had delivered before the fork."""
-    row = row_of(emitter)
+def write_account(emitter, name):
+    """Write the account of this process down."""
+    row = next(row for row in emitter.ledger().rows if (row.handler, row.event) == ("write", "chaos.told"))
     account = {
         "pid": os.getpid(),
-        "delivered": row.delivered - inherited,
+        "delivered": row.delivered,
         "pending": row.pending,
         "dropped": dict(row.dropped),
     }
