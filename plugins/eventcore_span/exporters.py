@@ -27,6 +27,9 @@ __all__ = ["ConsoleExporter", "ExportError", "Exporter", "FileExporter", "Memory
 
 T = TypeVar("T")
 
+MAX_PER_EXPORT = 512
+"""Spans in one export; expanded batches would else make requests larger than receivers take."""
+
 MAX_KEPT = 10_000
 """Spans that the memory exporter keeps; the oldest go first."""
 
@@ -40,9 +43,16 @@ class ExportError(ec.EventCoreError):
 class Exporter:
     """Takes finished spans in batches, in the handler's worker."""
 
+    said = ""
+    """What the other side said about the spans that it rejected last."""
+
     def form(self, builder: SpanBuilder) -> Callable[[ec.Envelope, ec.LiveOperation[Any], Held | None], Iterable[Any]]:
         """Return what makes of an operation what ``export`` takes: finished spans, unless overridden."""
         return builder.build
+
+    def portion(self, spans: Sequence[Any], start: int) -> int:
+        """Return how many of ``spans``, from ``start`` on, make one export; at least one."""
+        return min(MAX_PER_EXPORT, len(spans) - start)
 
     def export(self, spans: Sequence[Any]) -> int:
         """Export ``spans`` and return how many of them the other side rejected; raise where none could be exported."""

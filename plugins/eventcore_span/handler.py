@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SpanHandler"]
 
-MAX_PER_EXPORT = 512
-"""Spans in one export; expanded batches would else make requests larger than receivers take."""
-
 _64_BITS = (1 << 64) - 1
 
 
@@ -104,10 +101,11 @@ class SpanHandler(ec.Handler):
             self._held = HeldEvents(self._builder.limits) if self._held else None
             self._pid = os.getpid()
         spans, origins, failed, cause = self._build(envelopes)
-        for start in range(0, len(spans), MAX_PER_EXPORT):
-            chunk = spans[start : start + MAX_PER_EXPORT]
+        exporter, start = self.exporter, 0
+        while start < len(spans):
+            chunk = spans[start : start + exporter.portion(spans, start)]
             try:
-                rejected = self.exporter.export(chunk)
+                rejected = exporter.export(chunk)
             except Exception as error:  # noqa: BLE001 - reported below, with what it concerns
                 # The next requests would wait as long as this one did, and the queue fills meanwhile.
                 failed.update(origins[start:])
@@ -116,7 +114,8 @@ class SpanHandler(ec.Handler):
             if rejected:
                 # OTLP says how many, not which.
                 failed.update(origins[start : start + rejected])
-                cause = cause or ExportRejectedError(rejected, len(chunk))
+                cause = cause or ExportRejectedError(rejected, len(chunk), exporter.said)
+            start += len(chunk)
         if cause is not None:
             raise ec.PartialFailure(failed, cause)
 
@@ -228,5 +227,5 @@ def _is_recorded(scope: Scope, bound: int) -> bool:
 class ExportRejectedError(ec.EventCoreError):
     """The receiver took a request but rejected some of its spans."""
 
-    def __init__(self, rejected: int, sent: int) -> None:
-        super().__init__(f"the receiver rejected {rejected} of {sent} spans")
+    def __init__(self, rejected: int, sent: int, said: str) -> None:
+        super().__init__(f"the receiver rejected {rejected} of {sent} spans{f': {said}' if said else ''}")

@@ -8,6 +8,7 @@ values. A test holds both against opentelemetry-proto's messages
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,9 @@ _63_BITS = 1 << 63
 _64_BITS = (1 << 64) - 1
 _READY_VALUES = 256
 
+MAX_REQUEST = 3_500_000
+"""Bytes of spans in one request: gRPC receivers take 4 MiB unless told otherwise, the collector's HTTP 20 MiB."""
+
 # trace_id, span_id (big-endian, as bytes), start and end (fixed64), flags (fixed32), each behind its tag.
 _HEAD = struct.Struct("<2s16s2s8scQcQ2sI").pack
 
@@ -53,9 +57,16 @@ class OtlpExporter(Exporter):
         """Return what writes an operation's spans as bytes."""
         return SpanEncoder(builder).encode
 
+    def portion(self, spans: Sequence[bytes], start: int) -> int:
+        """Return how many spans fit into one request, by number and by size."""
+        most = super().portion(spans, start)
+        sizes = itertools.accumulate(map(len, itertools.islice(spans, start, start + most)))
+        return max(1, sum(1 for _ in itertools.takewhile(lambda size: size <= MAX_REQUEST, sizes)))
+
     def export(self, spans: Sequence[bytes]) -> int:
         """Send one request; TransportError says what the receiver answered, or that there was none, in time."""
         sent = self._transport.send(self._frame.request(spans))
+        self.said = sent.message
         return min(len(spans), sent.rejected)
 
     def hurry(self, grace_s: float) -> None:

@@ -185,12 +185,13 @@ def test_a_refusal_is_not_retried(receiver):
 
 def test_partial_success_counts_the_rejected_ones_as_failed(receiver):
     """Where the receiver rejects two spans of a batch, two operations count as failed, the others as delivered."""
-    with ec.configure(handlers=otlp(receiver.endpoint)) as emitter:
+    with ec.configure(handlers={**otlp(receiver.endpoint), "seen": Seen()}) as emitter:
         with one_batch(emitter, receiver, Answer(rejected=2)):
             for _ in range(5):
                 with emitter.operation(Work):
                     pass
         row = emitter.ledger().handler("span")
+        assert "the receiver rejected 2 of 5 spans: too old" in emitter.handler("seen").reasons[0]
     assert [len(spans_of(request.message)) for request in receiver.requests] == [1, 5]
     assert (row.failed, row.delivered) == (2, 4)
 
@@ -251,6 +252,20 @@ def test_large_batches_are_split(receiver):
         row = emitter.ledger().handler("span")
     assert [len(spans_of(request.message)) for request in receiver.requests] == [1, 512]
     assert (row.delivered, row.failed) == (2, 1)
+
+
+def test_large_spans_are_split_by_size(receiver):
+    """Spans that together are larger than receivers take go out in several requests, each well under 4 MiB."""
+    with ec.configure(handlers=otlp(receiver.endpoint, batch_size=512)) as emitter:
+        with one_batch(emitter, receiver):
+            for _ in range(60):
+                with emitter.operation(Work, value={f"k{n}": "x" * 1_000 for n in range(120)}):
+                    pass
+        assert emitter.ledger().handler("span").delivered == 61
+    sizes = [request.message.ByteSize() for request in receiver.requests]
+    assert len(receiver.spans) == 61
+    assert len(sizes) == 4
+    assert max(sizes) < 4 * 1024 * 1024
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
