@@ -197,11 +197,24 @@ class LogHandler(Handler):
         if self._otlp is not None:
             disabled = {"disabled": "by OTEL_SDK_DISABLED"} if self.is_disabled else {}
             return {"output": output, **self._otlp.describe(), **disabled}
+        if output == "logging":
+            return {"output": output}
         return {"format": self.config.format, "output": output if output in NO_FILES else str(_path(output))}
 
     def inspect(self) -> dict[str, Any]:
-        """Return the same, and what an event passes on its way to a line."""
-        return {**self.describe(), "processors": ("redact", "fields", "scrub", self.config.format, "output")}
+        """Return the same, what an event passes on its way to a line, and the levels of names and categories."""
+        text = () if self.config.output in {"otlp", "logging"} else (self.config.format, "output")
+        schema = self.config.schema_ if "json" in text and self.config.schema_ != "tinyllm" else None
+        levels = {
+            f"{name} (category)" if isinstance(name, Category) else name: level.name.lower()
+            for name, level in (*self.levels.by_name.items(), *self.levels.by_category.items())
+        }
+        steps = ("redact", "fields", "scrub", *((schema,) if schema else ()), *(text or (self.config.output,)))
+        return {
+            **self.describe(),
+            "processors": steps,
+            **({"levels": levels} if levels else {}),
+        }
 
     def preview(self, envelope: Envelope) -> str:
         """Return the envelope's line or lines, without colours."""

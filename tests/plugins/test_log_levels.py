@@ -194,6 +194,23 @@ def test_wrong_calls_of_set_level_change_nothing(arguments, message):
     assert handler.levels == before
 
 
+def test_the_levels_in_force_are_seen_from_outside():
+    """``eventcore debug inspect --component logs`` shows them as they are now, not as they were configured."""
+    with configure(format="json", output=FILE, schema="ecs", category_levels={"cache": "error"}) as emitter:
+        log = emitter.handler("log")
+        log.set_level("debug", name="router.*")
+        shown = log.inspect()
+    assert shown["levels"] == {"router.*": "debug", "cache (category)": "error"}
+    assert shown["processors"] == ("redact", "fields", "scrub", "ecs", "json", "output")
+    assert LogHandler(output="otlp").inspect()["processors"] == ("redact", "fields", "scrub", "otlp")
+    assert LogHandler(output="logging", schema="ecs").inspect()["processors"] == (
+        "redact",
+        "fields",
+        "scrub",
+        "logging",
+    )
+
+
 def test_explain_speaks_of_the_level_that_counts():
     """``eventcore explain`` names the level of the type, not the general one."""
     from eventcore.explanation import stopped_by
