@@ -16,7 +16,7 @@ import typer
 from eventcore.errors import ConfigurationError
 from eventcore_generate.dockerfile import Base, Install, Run, dockerfile
 from eventcore_generate.grafana import grafana
-from eventcore_generate.log_alerts import LOKI_RULES, log_alerts
+from eventcore_generate.log_alerts import LOKI_RULES, keys_of, log_alerts
 from eventcore_generate.output import Files, header, yaml_text
 from eventcore_generate.prometheus import ScrapeInterval, Webhook, alertmanager, prometheus_content
 from eventcore_generate.rules import RULES, prometheus_rules
@@ -246,7 +246,7 @@ def _datasources() -> dict[str, Any]:
     """Return Grafana's data sources, which lead from an exemplar or a log line to its trace."""
     to_trace = {
         "name": "trace_id",
-        "matcherRegex": '"trace_id":"(\\w+)"',
+        "matcherRegex": '"trace[._]id":"(\\w+)"',
         "url": "$${__value.raw}",
         "datasourceUid": "jaeger",
     }
@@ -307,7 +307,10 @@ def _filebeat(source: Source) -> dict[str, Any]:
                 "type": "filestream",
                 "id": index,
                 "paths": [f"{_LOGS}/*.json*"],
-                "parsers": [{"ndjson": {"target": "", "overwrite_keys": True, "add_error_key": True}}],
+                # Keys with dots, as ECS has them, become objects.
+                "parsers": [
+                    {"ndjson": {"target": "", "overwrite_keys": True, "add_error_key": True, "expand_keys": True}}
+                ],
             }
         ],
         "output.elasticsearch": {"hosts": ["http://elasticsearch:9200"], "index": f"{index}-%{{+yyyy.MM.dd}}"},
@@ -354,6 +357,9 @@ def _loki_config() -> dict[str, Any]:
 
 def _alloy(source: Source) -> str:
     """Return the configuration that takes the lines to Loki; ``level`` becomes a label, for its few values."""
+    keys = keys_of(source)
+    # A key with a dot or a sign in it is quoted in JMESPath.
+    level, timestamp = (key if key.isalnum() else f'\\"{key}\\"' for key in (keys.level, keys.timestamp))
     return f"""\
 local.file_match "app" {{
   path_targets = [{{"__path__" = "{_LOGS}/*.json*", "service" = "{source.service}"}}]
@@ -366,7 +372,7 @@ loki.source.file "app" {{
 
 loki.process "app" {{
   stage.json {{
-    expressions = {{"level" = "level", "timestamp" = "timestamp"}}
+    expressions = {{"level" = "{level}", "timestamp" = "{timestamp}"}}
   }}
   stage.labels {{
     values = {{"level" = "level"}}

@@ -18,7 +18,7 @@ APP = "/app"
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """Ports, scheme and access of ``/metrics`` and health, and the folder of log files (None: none is written)."""
+    """Ports, scheme and access of ``/metrics`` and health; folder, level and schema of logs (no folder: stderr)."""
 
     port: int
     health_port: int
@@ -27,12 +27,14 @@ class Serving:
     username: str
     logs: str | None
     log_level: str
+    log_schema: str
     grace_s: int
 
     @classmethod
     def of(cls, source: Source) -> Serving:
         """Read the settings of a source."""
         http: dict[str, Any] = source.settings.services.get("http") or {}
+        log = next(iter(source.handlers("log")), {})
         outputs = (str(options.get("output", "stderr")) for options in source.handlers("log"))
         files = [PurePosixPath(output) for output in outputs if output not in ("stderr", "stdout", "otlp")]
         return cls(
@@ -42,7 +44,8 @@ class Serving:
             has_token=bool(http.get("token")),
             username=str(http.get("username") or ""),
             logs=str(files[0].parent) if files else None,
-            log_level=str(next((options.get("min_severity", "info") for options in source.handlers("log")), "info")),
+            log_level=str(log.get("min_severity", "info")),
+            log_schema=str(log.get("schema", "tinyllm")),
             grace_s=math.ceil(source.settings.frame.shutdown_timeout_s) + 5,
         )
 

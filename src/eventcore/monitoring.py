@@ -117,7 +117,8 @@ class Recording:
 class LogAlert:
     """An alert over log lines: more than ``above`` of those that ``where`` selects, within ``window``.
 
-    ``where``: key of a JSON line to its value, such as ``{"name": "router.route", "outcome": "failure"}``.
+    ``where``: ``name`` (of the event), ``outcome`` or a payload field to its value; under which key a line has it
+    depends on the schema of the log.
     """
 
     name: str
@@ -130,7 +131,9 @@ class LogAlert:
     def __post_init__(self) -> None:
         seconds(self.window, f"log alert {self.name!r}")
         if not self.where:
-            raise DefinitionError(f"log alert {self.name!r} selects every line; name at least one key in where={{…}}")
+            raise DefinitionError(
+                f"log alert {self.name!r} selects every line; name at least one fact or field in where={{…}}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

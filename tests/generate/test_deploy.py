@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 
 import jsonschema
 import kubernetes_validate
@@ -317,25 +318,59 @@ def test_the_variables_are_settings(settings, monkeypatch):
 # -- alerts over logs --------------------------------------------------------------------------------------------------
 
 
-def test_watches_name_what_lines_have(settings, tmp_path):
-    """A watch matches keys that the log plugin really writes, with values that lines really have."""
+@pytest.mark.parametrize("schema", ["tinyllm", "moe", "tracing", "ecs"])
+def test_watches_name_what_lines_have(settings, tmp_path, schema):
+    """In every schema of the log, the watches' keys and values are found in lines that are really written."""
+    from router.events import CircuitOpened, RouteRequest
+
+    add(settings, f'[handlers.log]\nformat = "json"\nschema = "{schema}"\noutput = "{tmp_path}/app.jsonl"\n')
+    made = files(settings, "log-alerts")
+    with ec.configure(config=settings, http={"port": 0}) as emitter:
+        emitter.emit(CircuitOpened(breaker="model", failures=5, retry_after_s=60.0))
+        with suppress(ValueError), emitter.operation(RouteRequest, candidate_count=1):
+            raise ValueError
+    lines = [flat(json.loads(line)) for line in (tmp_path / "app.jsonl").read_text().splitlines()]
+    for name in ("circuit-breaker-opened", "routing-errors"):
+        watch = json.loads(made[f"watcher/{name}.json"])
+        *matches, _ = watch["input"]["search"]["request"]["body"]["query"]["bool"]["must"]
+        wanted = {key: value for match in matches for key, value in match["match"].items()}
+        assert [line for line in lines if wanted.items() <= line.items()], wanted
+        for key in wanted:
+            assert f'{key.replace(".", "_")}="' in made["loki-rules.yml"]
+
+
+def flat(line, prefix=""):
+    """Return a line with dotted keys, as Elasticsearch and Loki see it."""
+    found = {}
+    for key, value in line.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return {key: value for key, value in found.items() if not isinstance(value, list)}
+
+
+def test_an_unknown_schema_is_one_error(generate, settings):
+    """A schema that is none is named with a suggestion."""
+    add(settings, '[handlers.log]\nschema = "ecx"\n')
+    assert "unknown schema 'ecx'; did you mean 'ecs'" in generate("log-alerts", code=2).replace("\n", " ")
+
+
+def test_a_watch_is_complete(settings):
+    """A watch has the four parts of one, compares a number with a number, and posts JSON where ``--webhook`` says."""
     made = files(settings, "log-alerts", webhook="http://127.0.0.1:5055/hook")
     watch = json.loads(made["watcher/circuit-breaker-opened.json"])
+    assert set(watch) >= {"trigger", "input", "condition", "actions"}
     action = watch["actions"]["send_alert"]["webhook"]
     assert (action["method"], action["url"]) == ("POST", "http://127.0.0.1:5055/hook")
     assert json.loads(action["body"])["alert"] == "CircuitBreakerOpened"
-    assert set(watch) >= {"trigger", "input", "condition", "actions"}
     request = watch["input"]["search"]["request"]
     assert request["rest_total_hits_as_int"] is True, "ctx.payload.hits.total is compared with a number"
-    [match, within] = request["body"]["query"]["bool"]["must"]
-    assert within == {"range": {"@timestamp": {"gte": "now-5m"}}}
-    from router.events import CircuitOpened
+    assert request["body"]["query"]["bool"]["must"][-1] == {"range": {"@timestamp": {"gte": "now-5m"}}}
 
-    log = tmp_path / "app.jsonl"
-    with ec.configure(handlers={"log": {"format": "json", "output": str(log)}}) as emitter:
-        emitter.emit(CircuitOpened(breaker="model", failures=5, retry_after_s=60.0))
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line for line in lines if match["match"].items() <= line.items()]
+
+@pytest.mark.parametrize(("schema", "level"), [("tinyllm", '"level"'), ("ecs", '"\\"log.level\\""')])
+def test_alloy_reads_level_and_time_of_the_schema(settings, schema, level):
+    """Alloy takes level and time from the keys that lines have, quoted where JMESPath wants it."""
+    add(settings, f'[handlers.log]\nformat = "json"\nschema = "{schema}"\n')
+    assert f'"level" = {level}' in files(settings, "compose")["config.alloy"]
 
 
 def test_loki_gets_the_same_alerts(settings):
