@@ -15,7 +15,7 @@ from eventcore_log.files import FileOutput, Rotation
 from eventcore_log.formats import console_format, json_format
 from eventcore_log.lines import Lines
 from eventcore_log.outputs import Output, Shortfall, StreamOutput
-from eventcore_log.stdlib import LoggingOutput, StdlibRecord, to_record
+from eventcore_log.stdlib import LoggingOutput, LoggingService, StdlibRecord, to_record
 from eventcore_otlp import environment
 
 if TYPE_CHECKING:
@@ -214,7 +214,14 @@ class LogHandler(Handler):
             **self.describe(),
             "processors": steps,
             **({"levels": levels} if levels else {}),
+            **self._captured(),
         }
+
+    def _captured(self) -> dict[str, int]:
+        """Return how many stdlib records were left alone because a handler made them, where they are taken in."""
+        service = self.emitter.services.get("logging") if hasattr(self, "emitter") else None
+        capture = service.capture if isinstance(service, LoggingService) else None
+        return {} if capture is None else {"stdlib_records_left_alone": capture.handler.ignored}
 
     def preview(self, envelope: Envelope) -> str:
         """Return the envelope's line or lines, without colours."""

@@ -79,7 +79,7 @@ class PlainShape(Shape):
 
 
 @given(EVENTS, st.booleans(), st.booleans(), st.dictionaries(st.sampled_from(["user", "text", "id"]), TEXTS), TEXTS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_the_short_way_shows_what_the_long_way_shows(event, fails, is_queued, bound, tag):
     """Values that go into a line as they are, and messages filled in directly, are those of the way through all checks.
 

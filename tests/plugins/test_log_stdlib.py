@@ -219,6 +219,23 @@ def test_what_handlers_log_while_they_handle_makes_no_events(delivery):
     assert capture.handler.ignored == 10
 
 
+def test_records_left_alone_are_seen_from_outside():
+    """``eventcore debug inspect --component logs`` tells how many records the table ``[logging]`` has not taken in."""
+
+    class Chatty(ec.Handler):
+        kind = "chatty"
+
+        def handle(self, envelope):
+            logging.getLogger("shop").error("handled %s", envelope.name)
+
+    options = {"format": "json", "output": FILE}
+    chatty = Chatty(events="bare.*")
+    with ec.configure(handlers={"log": options, "chatty": chatty}, logging={"loggers": "shop"}) as emitter:
+        emitter.emit(Bare())
+        assert emitter.flush()
+        assert emitter.handler("log").inspect()["stdlib_records_left_alone"] == 1
+
+
 def test_sending_otlp_while_everything_is_captured_ends():
     """urllib3's own DEBUG records do not become further log records to send."""
     with OtlpReceiver() as receiver:
