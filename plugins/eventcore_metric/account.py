@@ -39,30 +39,9 @@ class BusAccount:
         self._emitter = emitter
         self.emitted = Limit("eventcore_emitted_total", limit)
         self.events = Limit("eventcore_events_total", limit, leading=1)
-        self._inherited: dict[tuple[str, tuple[str, ...]], Point] = {}
 
     def read(self) -> list[Reading]:
         """Return all of them, those without series too."""
-        return [self._without_inherited(reading) for reading in self._read()]
-
-    def after_fork(self) -> None:
-        """In a forked child: what the account has so far is the parent's; leave it out from now on."""
-        self._inherited = {}
-        self._inherited = {
-            (reading.metric.name, point.labels): point
-            for reading in self._read()
-            if reading.metric.kind != "gauge"
-            for point in reading.points
-        }
-
-    def _without_inherited(self, reading: Reading) -> Reading:
-        if not self._inherited or reading.metric.kind == "gauge":
-            return reading
-        name = reading.metric.name
-        own = [_less(point, self._inherited.get((name, point.labels))) for point in reading.points]
-        return Reading(reading.metric, own, reading.across)
-
-    def _read(self) -> list[Reading]:
         ledger = self._emitter.ledger()
         points: dict[str, list[Point]] = {metric.name: [] for metric in BUS}
         points["eventcore_emitted_total"] = self.emitted.points(ledger.emitted_by)
@@ -103,13 +82,6 @@ class BusAccount:
 
 def _times(labels: tuple[str, ...], times: Times) -> Point:
     return Point(labels, times.sum_s, tuple(times.counts))
-
-
-def _less(point: Point, before: Point | None) -> Point:
-    if before is None:
-        return point
-    counts = tuple(max(0, now - then) for now, then in zip(point.counts, before.counts, strict=True))
-    return point._replace(value=max(0.0, point.value - before.value), counts=counts)
 
 
 def limit_readings(families: Iterable[AnyFamily], limits: Iterable[Limit]) -> list[Reading]:

@@ -1,4 +1,4 @@
-"""The metric handler: folds events into series, and shows them to Prometheus."""
+"""The metric handler: folds events into series, shows them to Prometheus and pushes them over OTLP."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import os
 import threading
 from collections import defaultdict
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from weakref import WeakKeyDictionary, WeakSet
 
-from pydantic import Field, ValidationInfo, field_validator
-
 from eventcore import by_hand
 from eventcore.errors import ConfigurationError, InstrumentError, PartialFailure
-from eventcore.exposition import MAX_SERIES, Exposition
+from eventcore.exposition import Exposition
 from eventcore.handler import Handler, HandlerConfig
 from eventcore.http import HttpResponse, HttpRoute
 from eventcore.timing import NOT_TIMED, TIMED_MASK
 from eventcore_metric.account import BusAccount, limit_readings
 from eventcore_metric.adapting import Adapted
 from eventcore_metric.compiled import direct_fold, renew_lock, whole_fold
+from eventcore_metric.config import MetricConfig
 from eventcore_metric.declared import OWN
 from eventcore_metric.events import SeriesOverflow
 from eventcore_metric.folding import folds_of
@@ -32,7 +30,7 @@ from eventcore_metric.recorded import Recorded
 from eventcore_metric.series import MEMORY, ExemplarFilter, family_of, label_text
 from eventcore_metric.shared import Publisher, Shared
 from eventcore_metric.summing import Summary, summary_of
-from eventcore_otlp import OtlpOptions, environment
+from eventcore_otlp import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,27 +52,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MetricHandler", "routes"]
 
+DEFAULT_INTERVAL_S = 60.0
+"""How often OTLP pushes, as OpenTelemetry has it."""
+
 FLUSH_TIMEOUT_S = 1.0
 """How long a scrape waits for the worker to catch up before it shows what there is."""
 
 _from_packs: WeakKeyDictionary[Catalog, set[str]] = WeakKeyDictionary()
 """Names of the instruments that packs of metric handlers brought into a catalog, as against those given in code."""
-
-
-Exporter = Literal["prometheus", "otlp", "none"]
-
-DEFAULT_INTERVAL_S = 60.0
-
-
-def _folder_of_variable() -> Path | None:
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "").strip()
-    return Path(folder) if folder else None
-
-
-def _exporters_of_variable() -> tuple[Exporter, ...]:
-    named = (environment.text("OTEL_METRICS_EXPORTER") or "").lower().replace(" ", "").split(",")
-    found: tuple[Exporter, ...] = tuple(name for name in get_args(Exporter) if name in named)
-    return found if found and (found == ("none",) or "none" not in found) else ("prometheus",)
 
 
 class MetricHandler(Handler):
@@ -87,72 +72,8 @@ class MetricHandler(Handler):
     kind: ClassVar[str] = "metric"
     delivery: ClassVar[Literal["inline", "queued"]] = "queued"
 
-    class Config(OtlpOptions, HandlerConfig):
-        """Options of the metric handler; ``endpoint`` and what belongs to it are those of the exporter ``otlp``."""
-
-        exporter: tuple[Exporter, ...] = Field(
-            default_factory=_exporters_of_variable,
-            description="'prometheus' shows the series at /metrics, 'otlp' pushes them, 'none' switches the handler "
-            "off; one or several. OTEL_METRICS_EXPORTER when not given, else 'prometheus'.",
-        )
-        interval_s: float | None = Field(
-            None,
-            gt=0,
-            description="How often 'otlp' pushes; OTEL_METRIC_EXPORT_INTERVAL (milliseconds) when not given, else 60.",
-        )
-        temporality: Literal["cumulative", "delta"] | None = Field(
-            None,
-            description="Whether 'otlp' pushes totals or what was added since the last push; "
-            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE when not given, else totals.",
-        )
-        packs: tuple[str, ...] = Field((), description="Metric packs, whose instruments join those given in code.")
-        buckets: dict[str, tuple[float, ...]] = Field(
-            default_factory=dict,
-            description="Other buckets for histograms, by metric name: upper bounds, increasing; +Inf is added.",
-        )
-        rename: dict[str, str] = Field(
-            default_factory=dict, description="Other names for metrics of packs, by the name they have there."
-        )
-        max_series: int = Field(
-            MAX_SERIES, ge=1, description="Series per metric; further label values are counted in one series 'other'."
-        )
-        multiprocess_dir: Path | None = Field(
-            default_factory=_folder_of_variable,
-            description="Folder shared by all processes of the service: each shows what all of them have counted, "
-            "those that are gone included. PROMETHEUS_MULTIPROC_DIR when not given, else each process shows its own.",
-        )
-        exemplars: ExemplarFilter | None = Field(
-            None,
-            description="Which observations are kept with their trace id: those of sampled traces, of all traces, or "
-            "none; OTEL_METRICS_EXEMPLAR_FILTER when not given, else sampled ones.",
-        )
-        process: bool = Field(
-            default=True, description="Show CPU time, memory, threads and file descriptors of the process."
-        )
-        host: bool = Field(default=True, description="Show CPU time and memory of the host, and the space on 'disks'.")
-        disks: tuple[str, ...] = Field(("/",), description="Paths whose file systems are shown with 'host'.")
-        delivery: Literal["queued"] | None = Field(None, description="Always by a worker of its own.")
-        queue_size: int = Field(100_000, ge=1, description="Envelopes that may wait in the queue.")
-
-        @field_validator("exporter", mode="before")
-        @classmethod
-        def _known_exporters(cls, value: Any) -> Any:
-            given = (value,) if isinstance(value, str) else tuple(value)
-            if not given or not set(given) <= set(get_args(Exporter)) or ("none" in given and len(given) > 1):
-                raise ValueError("expected 'prometheus', 'otlp', both in a list, or 'none'")
-            return tuple(dict.fromkeys(given))
-
-        @field_validator("sampling", "max_per_second")
-        @classmethod
-        def _exact(cls, value: float | None, info: ValidationInfo) -> float | None:
-            if value is not None and not (info.field_name == "sampling" and value == 1):
-                raise ValueError(
-                    f"metrics are exact, so they take every event; remove {info.field_name!r}, or narrow the handler "
-                    "with 'events', 'exclude', 'categories' or 'min_severity'"
-                )
-            return value
-
-    config: Config
+    Config: ClassVar[type[HandlerConfig]] = MetricConfig
+    config: MetricConfig
 
     def __init__(self, config: HandlerConfig | None = None, **options: Any) -> None:
         super().__init__(config, **options)
@@ -336,8 +257,6 @@ class MetricHandler(Handler):
             family.after_fork()
         for recorded in self._by_hand:
             recorded.after_fork()
-        if self._account is not None:
-            self._account.after_fork()
         if self._publisher is not None:
             self._publisher.start()
         if self._pusher is not None:
@@ -522,5 +441,5 @@ def _after_fork() -> None:
 
 @cache
 def _follow_forks() -> None:
-    """Begin to act in forked children, once; after the emitter has, since its account must be theirs already."""
+    """Begin to act in forked children, once; after the emitter has: a pusher that starts there reads its account."""
     os.register_at_fork(after_in_child=_after_fork)
