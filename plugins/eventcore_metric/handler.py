@@ -34,6 +34,7 @@ from eventcore_otlp import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from eventcore.by_hand import HandMade
     from eventcore.catalog import Catalog
