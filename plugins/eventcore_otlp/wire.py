@@ -1,8 +1,8 @@
 """What the three signals have in common on the wire, written as bytes.
 
 Protobuf in short: a field is a tag (field number and kind), for text and messages a length, and the content; a message
-is its fields one after the other. Building messages of opentelemetry-proto and serialising them takes two to three
-times as long (decision 017); the tests hold what is written here against those messages.
+is its fields one after the other. Building messages of opentelemetry-proto and serialising them takes longer (decision
+017); the tests hold what is written here against those messages.
 https://protobuf.dev/programming-guides/encoding/
 """
 

@@ -1,6 +1,8 @@
 """OpenTelemetry's names for generative AI, in this one file because they still change.
 
-Semantic conventions 1.38, status "Development": https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
+Names as of semantic conventions 1.44, since when they are kept apart (status "Development"):
+https://github.com/open-telemetry/semantic-conventions-genai
+
 With ``conventions = "genai"`` they apply to operations of category ``model``: a field on the left becomes the attribute
 on the right, the span is named ``{operation} {model}``, and its kind is CLIENT. Fields that are not listed keep their
 names.
@@ -41,6 +43,10 @@ ATTRIBUTES: Mapping[str, str] = {
     "prompt_tokens": "gen_ai.usage.input_tokens",
     "output_tokens": "gen_ai.usage.output_tokens",
     "completion_tokens": "gen_ai.usage.output_tokens",
+    "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens",
+    "cache_read_tokens": "gen_ai.usage.cache_read.input_tokens",
+    "cache_creation_tokens": "gen_ai.usage.cache_creation.input_tokens",
+    "time_to_first_chunk": "gen_ai.response.time_to_first_chunk",
     "agent_id": "gen_ai.agent.id",
     "agent_name": "gen_ai.agent.name",
     "tool_name": "gen_ai.tool.name",

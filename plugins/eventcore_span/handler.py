@@ -130,7 +130,7 @@ class SpanHandler(ec.Handler):
             operation = envelope.span
             try:
                 if operation is not None:
-                    made = list(make(envelope, operation, held.take(operation.span_id) if held else None))
+                    made = make(envelope, operation, held.take(operation.span_id) if held else None)
                 elif held is not None:
                     held.add(envelope)
                     continue

@@ -23,7 +23,7 @@ from eventcore_span.exporters import Exporter
 from eventcore_span.span import FLAGS, FLAGS_OF_REMOTE, INTERNAL, SERVER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     import eventcore as ec
     from eventcore_span.builder import SpanBuilder
@@ -53,7 +53,7 @@ class OtlpExporter(Exporter):
 
     def form(
         self, builder: SpanBuilder
-    ) -> Callable[[ec.Envelope, ec.LiveOperation[Any], Held | None], Iterable[bytes]]:
+    ) -> Callable[[ec.Envelope, ec.LiveOperation[Any], Held | None], Sequence[bytes]]:
         """Return what writes an operation's spans as bytes."""
         return SpanEncoder(builder).encode
 
@@ -91,7 +91,7 @@ class SpanEncoder:
 
     def encode(
         self, envelope: ec.Envelope, operation: ec.LiveOperation[Any], held: Held | None = None
-    ) -> Iterable[bytes]:
+    ) -> Sequence[bytes]:
         """Return the operation's spans; ValueError where aligned arrays differ in length."""
         is_common = operation.outcome == "success" and held is None and not operation.links
         if is_common and operation.span_name is None and operation.span_attributes is None:

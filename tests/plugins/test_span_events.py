@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from opentelemetry.semconv.attributes import server_attributes
 
 import eventcore as ec
+from eventcore_span import genai
 from eventcore_span.held import MAX_OPEN
 from tests.support.otlp_receiver import OtlpReceiver, attributes_of
 
@@ -229,3 +234,16 @@ def test_other_operations_keep_their_names():
     plain = sent(CHAT)
     assert (plain.name, plain.kind) == ("llm.chat", 1)
     assert attributes_of(plain.attributes)["provider"] == "openai"
+
+
+def test_every_name_is_one_of_opentelemetrys():
+    """The mapping names only attributes that the installed semantic conventions have, and none that they deprecate."""
+    known = {}
+    for module in (gen_ai_attributes, server_attributes):
+        source = Path(module.__file__).read_text()
+        for match in re.finditer(r'^([A-Z_]+): Final = "(.*?)"\n"""(.*?)"""', source, re.MULTILINE | re.DOTALL):
+            known[match[2]] = "Deprecated: Replaced" in match[3] or "Deprecated: Removed" in match[3]
+    assert len(known) > 30
+    assert {name: known.get(name) for name in genai.ATTRIBUTES.values()} == dict.fromkeys(
+        genai.ATTRIBUTES.values(), False
+    )
