@@ -12,9 +12,13 @@ import subprocess
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import eventcore as ec
-from tests.support.log_lines import FILE, Bare, Note, Work, configure, emitting, logged, read
+from eventcore_log.formats import json_format
+from eventcore_log.lines import Lines
+from tests.support.log_lines import FILE, Bare, Keep, Note, Work, configure, emitting, logged, read
 
 SCHEMAS = ["tinyllm", "moe", "tracing", "ecs"]
 
@@ -250,6 +254,42 @@ def test_lines_outside_an_operation_and_cancelled_ones_fit_every_schema(schema):
     if schema == "ecs":
         assert read()[1]["event.outcome"] == "unknown"
         assert read()[1]["labels"]["outcome"] == "cancelled"
+
+
+NAMES = (
+    st.sampled_from(["message", "event", "level", "exception", "error_type", "outcome", "fields", "name"]) | st.text()
+)
+VALUES = st.none() | st.integers() | st.floats() | st.text(st.characters()) | st.lists(st.integers(), max_size=2)
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+@given(data=st.dictionaries(NAMES, VALUES, max_size=5), is_operation=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_any_data_makes_one_valid_record_that_tells_all_of_it(schema, data, is_operation):
+    """Whatever the payload's names and values, a record parses, is one line, and each of the names is in it."""
+    emitter = ec.Emitter()
+    keep = emitter.add_handler(Keep())
+    before = ec.set_emitter(emitter)
+    if is_operation:
+        with ec.span("some.work", **data):
+            pass
+    else:
+        ec.emit_event("some.event", data=data)
+    ec.set_emitter(before)
+    (line,) = Lines(ec.Resource()).of(keep.kept[0])
+    text = json_format(schema)(line).decode()
+    assert len(text.splitlines()) == 1
+    record = json.loads(text)
+    told = set(names_in(record)) | ({"error_type", "exception"} if schema in {"moe", "ecs"} else set())
+    assert {name.encode("utf-8", "backslashreplace").decode() for name in data} <= told
+
+
+def names_in(value):
+    """Yield all keys of nested data."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from names_in(item)
 
 
 def test_an_unknown_schema_is_a_clear_error():
