@@ -163,9 +163,13 @@ class MetricHandler(Handler):
         self._compile(starts, ends, emitter.time_ns)
 
     def _compile(self, starts: _Folds, ends: _Folds, time_ns: Callable[[], int]) -> None:
-        """Compile the folds per type; those of families that callers add to hold a lock."""
+        """Compile the folds per type; those of families that callers add to hold a lock.
+
+        Callers add to series in memory only: a new one in a file takes locks that a signal handler must not find taken.
+        """
         lock = threading.RLock()
-        direct = {event_type: direct_fold(event_type, these, lock, time_ns) for event_type, these in ends.items()}
+        alone = ends.items() if self._store is MEMORY else ()
+        direct = {event_type: direct_fold(event_type, these, lock, time_ns) for event_type, these in alone}
         self._direct = {event_type: sink for event_type, sink in direct.items() if sink is not None}
         shared = {family for event_type in self._direct for _, family, _ in ends[event_type]}
 

@@ -149,8 +149,9 @@ class Family(ABC, Generic[A]):
         if found is None:
             if self._own == self.limit:
                 return self._overflowing()
-            found = self._series[labels] = self._make(labels)
-            self._own += 1
+            made = self._make(labels)
+            found = self._series.setdefault(labels, made)  # a signal handler may have been here meanwhile
+            self._own += found is made
         return found
 
     def _overflowing(self) -> A:

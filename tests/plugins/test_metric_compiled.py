@@ -210,6 +210,38 @@ def test_what_needs_more_than_fields_and_sums_goes_to_the_worker(instrument):
             assert handler.direct_sink_for(event_type, ec.Severity.INFO) is None
 
 
+def test_a_signal_handler_may_emit_while_its_thread_folds(emitter):
+    """A signal handler that emits neither waits for the lock of the fold that it interrupts, nor loses anything."""
+    heard = []
+
+    def hear(*_):
+        heard.append(None)
+        emitter.emit(Hit(shop=f"shop {len(heard) % 50}"))
+
+    many = 40_000
+    before = signal.signal(signal.SIGALRM, hear)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        for number in range(many):
+            emitter.emit(Hit(shop=f"shop {number % 50}"))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    handler = emitter.handler("metric")
+    counted = sum(handler.value("hits_total", {"shop": f"shop {number}"}) for number in range(50))
+    assert heard
+    assert counted == many + len(heard)
+    assert emitter.ledger().handler("metric").delivered == many + len(heard)
+
+
+def test_series_in_files_are_left_to_the_worker(tmp_path):
+    """With ``multiprocess_dir`` nothing is folded in the caller: a new series in a file takes locks."""
+    with ec.configure(
+        service="t", instruments=BOTH, handlers={"metric": {"multiprocess_dir": str(tmp_path)}}, replace=True
+    ) as emitter:
+        assert emitter.handler("metric").direct_sink_for(Hit, ec.Severity.INFO) is None
+
+
 def test_a_fork_leaves_no_lock_taken(emitter):
     """A thread that folds while another forks holds a lock that the child does not wait for."""
     handler = emitter.handler("metric")
