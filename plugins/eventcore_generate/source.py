@@ -14,10 +14,11 @@ from eventcore.debugging import detailed
 from eventcore.errors import ConfigurationError
 from eventcore.exposition import exposition_of, metric_of
 from eventcore.inspection import made_events
-from eventcore.instruments import Instrument
+from eventcore.instruments import Histogram, Instrument
 from eventcore.plugins import Plugins
 from eventcore.settings import Settings, Sources, load_settings
 from eventcore_generate.bus import BUS
+from eventcore_generate.renaming import renamed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,13 +80,17 @@ class Source:
         frame = self.settings.frame
         self.catalog = Catalog(packs=self.plugins.packs(), contributed=self.plugins.events)
         self._packs = tuple(packs) or _enabled(self.settings)
-        given = [instrument for path in instruments for instrument in _resolved(path)]
+        metric = self.handlers("metric")
+        self._buckets = {name: bounds for options in metric for name, bounds in options.get("buckets", {}).items()}
+        self._rename = {name: other for options in metric for name, other in options.get("rename", {}).items()}
+        self._new_names: dict[str, str] = {}
+        given = [self._with_buckets(instrument) for path in instruments for instrument in _resolved(path)]
         self.catalog.register(given)
         self.catalog.register_events(_made_in(modules))
         self._given = {instrument.name: instrument for instrument in given}
         self._debug = detailed(self.catalog.events.values()) if frame.debug else []
         self.catalog.register(self._debug)
-        self._of_packs = {name: self.catalog.pack(name) for name in self._packs if name != BUS_PACK}
+        self._of_packs = {name: self.catalog.pack(name, self._adapted) for name in self._packs if name != BUS_PACK}
         self._metrics = exposition_of(self.catalog, self.plugins).metrics
 
     @property
@@ -114,7 +119,7 @@ class Source:
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """The packs in use, then what code declares (instruments, metrics by hand), then the bus itself."""
-        watched = self.plugins.monitoring()
+        watched = {name: renamed(one, self._new_names) for name, one in self.plugins.monitoring().items()}
         parts = [self._part(name, self._of_packs[name], watched.get(name)) for name in self._of_packs]
         by_hand = tuple(hand.metric for hand in declared())
         if self._given or by_hand:
@@ -130,6 +135,27 @@ class Source:
         return [
             dict(options) for name, options in self.settings.frame.handlers.items() if options.get("use", name) == kind
         ]
+
+    def _with_buckets(self, instrument: Instrument) -> Instrument:
+        """Return an instrument with the buckets that the settings give it."""
+        bounds = self._buckets.get(instrument.name)
+        if bounds is None:
+            return instrument
+        if not isinstance(instrument, Histogram) or not isinstance(bounds, list | tuple):
+            raise ConfigurationError(
+                f"[handlers.metric] option 'buckets': {instrument.name!r} is a {instrument.kind}, and its buckets are "
+                f"{bounds!r}: give histograms a list of upper bounds"
+            )
+        return replace(instrument, buckets=tuple(bounds))
+
+    def _adapted(self, instrument: Instrument) -> Instrument:
+        """Return an instrument of a pack as the settings have it, and keep under which names its series go."""
+        made = self._with_buckets(instrument)
+        made = replace(made, name=self._rename.get(instrument.name, instrument.name))
+        new = {series.part: series.name for series in metric_of(made).series}
+        old = {series.part: series.name for series in metric_of(instrument).series}
+        self._new_names |= {name: new[part] for part, name in old.items() if part in new and new[part] != name}
+        return made
 
     @staticmethod
     def _part(name: str, instruments: tuple[Instrument, ...], monitoring: Monitoring | None) -> Part:

@@ -112,6 +112,13 @@ def test_no_secret_is_needed(generate, settings):
     assert "NOT_SET_HERE" not in generate("all")
 
 
+@pytest.mark.parametrize("given", ["tiny_dancer_errors_total = [1]", "tiny_dancer_routing_latency_seconds = 1"])
+def test_buckets_that_are_none_are_one_error(generate, settings, given):
+    """Buckets for what is no histogram, or that are no list, are named with what to give."""
+    settings.write_text(settings.read_text().replace("[http]", f"[handlers.metric.buckets]\n{given}\n[http]"))
+    assert "give histograms a list of upper bounds" in generate("docs", code=2).replace("\n", " ")
+
+
 def test_packs_that_are_no_list_are_one_error(generate, settings):
     """A text in the place of the list of packs is named with its place."""
     settings.write_text(settings.read_text().replace('["tiny_dancer"]', '"tiny_dancer"'))

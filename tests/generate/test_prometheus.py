@@ -12,6 +12,7 @@ import yaml
 from eventcore.errors import DefinitionError
 from eventcore.monitoring import Alert, BadCase, Correction, LogAlert, Monitoring, Panel, RuleGroup
 from eventcore_generate.cli import MAKERS
+from eventcore_generate.renaming import renamed
 from eventcore_generate.rules import prometheus_rules
 from eventcore_generate.source import Part, Source
 
@@ -143,6 +144,39 @@ def test_the_tiny_dancer_guides_alerts_are_there(generate):
     for name, (expr, for_, summary) in guide.items():
         assert (found[name]["expr"], found[name]["for"]) == (expr, for_)
         assert found[name]["annotations"]["summary"] == summary
+
+
+RENAMED = """
+[handlers.metric.rename]
+tiny_dancer_errors_total = "shop_errors_total"
+tiny_dancer_routing_latency_seconds = "shop_latency_seconds"
+
+[handlers.metric.buckets]
+tiny_dancer_routing_latency_seconds = [0.001, 0.125]
+"""
+
+
+def test_what_the_settings_rename_is_renamed_everywhere(generate, settings, tmp_path, promtool):
+    """Series that the settings rename are asked for under their new names, in rules, cases and dashboards alike."""
+    settings.write_text(settings.read_text().replace("[http]", RENAMED + "[http]"))
+    generate("prometheus-rules", "--tests", "-o", tmp_path)
+    accepted, said = tool(promtool, "test", "rules", "rules_test.yml", folder=tmp_path)
+    assert accepted, said
+    made = (tmp_path / "rules.yml").read_text() + generate("grafana") + generate("docs")
+    for old, new in (("tiny_dancer_errors_total", "shop_errors_total"), ("routing_latency_s", "shop_latency_seconds")):
+        assert new in made
+        assert old not in made.replace("job:tiny_dancer_routing_latency_seconds:p95_5m", "")
+    assert "Buckets: 0.001, 0.125." in generate("docs")
+
+
+def test_texts_are_not_renamed():
+    """A label's value that looks like a series' name stays as it is."""
+    names = {"desk_full": "shop_full"}
+    bad = BadCase(series={'desk_full{desk="desk_full"}': "2x10"}, after="5m", labels={"desk": "desk_full"})
+    given = alert(expr='desk_full{desk="desk_full"} > 1', bad=bad)
+    made = renamed(Monitoring(title="Desk", groups=(RuleGroup("desk", (given,)),)), names).alerts[0]
+    assert made.expr == 'shop_full{desk="desk_full"} > 1'
+    assert list(made.bad.series) == ['shop_full{desk="desk_full"}']
 
 
 def test_a_pack_that_is_not_enabled_has_no_rules(generate, settings):
