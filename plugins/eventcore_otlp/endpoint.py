@@ -64,7 +64,7 @@ class Endpoint:
             signal,
             parts._replace(path="" if protocol == "grpc" else path).geturl(),
             protocol,
-            {**environment.pairs(*_names(signal, "HEADERS")), **options.headers},
+            {**_headers_of_variables(signal), **options.headers},
             options.compression or environment.choice({"none", "gzip"}, *_names(signal, "COMPRESSION")) or "none",
             options.timeout_s or environment.milliseconds(*_names(signal, "TIMEOUT")) or DEFAULT_TIMEOUT_S,
             options.certificate or _file(*_names(signal, "CERTIFICATE")),
@@ -118,6 +118,16 @@ def _url_of_variables(signal: str, default: str) -> tuple[str, str]:
                 raise ec.ConfigurationError(f"environment variable {name} is {url!r}: {error}") from None
             return url, (path or "/") if name == own else f"{path.rstrip('/')}/v1/{signal}"
     return default, f"/v1/{signal}"
+
+
+def _headers_of_variables(signal: str) -> dict[str, str]:
+    names = _names(signal, "HEADERS")
+    headers = environment.pairs(*names)
+    try:
+        check_headers(headers)
+    except ValueError as error:
+        raise ec.ConfigurationError(f"environment variable {' or '.join(names)}: {error}") from None
+    return headers
 
 
 def _file(*names: str) -> Path | None:

@@ -2,12 +2,12 @@
 
 Two ways to the same bytes. Any finished span is written field by field (``encode``). An operation that went well, as
 most do, does not even become a finished span: what its type says is prepared once, and an envelope adds ids, times and
-values. A test holds both against opentelemetry-proto's messages
-(decision 017).
+values. A test holds both against opentelemetry-proto's messages (decision 017).
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import os
 import struct
@@ -60,8 +60,10 @@ class OtlpExporter(Exporter):
     def portion(self, spans: Sequence[bytes], start: int) -> int:
         """Return how many spans fit into one request, by number and by size."""
         most = super().portion(spans, start)
-        sizes = itertools.accumulate(map(len, itertools.islice(spans, start, start + most)))
-        return max(1, sum(1 for _ in itertools.takewhile(lambda size: size <= MAX_REQUEST, sizes)))
+        sizes = [len(span) for span in spans[start : start + most]]
+        if sum(sizes) <= MAX_REQUEST:
+            return most
+        return max(1, bisect.bisect(list(itertools.accumulate(sizes)), MAX_REQUEST))
 
     def export(self, spans: Sequence[bytes]) -> int:
         """Send one request; TransportError says what the receiver answered, or that there was none, in time."""

@@ -265,6 +265,14 @@ def test_a_variable_that_leads_nowhere_is_one_clear_error(monkeypatch, name, val
         open_transport("traces")
 
 
+def test_a_header_that_no_request_can_carry_is_an_error(monkeypatch):
+    """A line break in a header of the environment is refused by name, and its value is not shown."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=hunter2%0D%0AHost:%20evil")
+    with pytest.raises(ec.ConfigurationError, match="OTEL_EXPORTER_OTLP_HEADERS: header 'x-key' is empty") as raised:
+        open_transport("traces")
+    assert "hunter2" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("options", "what"),
     [
