@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.floating[Any]]
 
-__all__ = ["PROMPT_TRAINING", "PromptModel", "PromptRecipe"]
+__all__ = ["PROMPT_TRAINING", "NeedCalibration", "PromptModel", "PromptRecipe", "need_of"]
 
 PROMPT_TRAINING = TrainingConfig(
     learning_rate=3e-3, batch_size=64, epochs=30, l2=3e-3, input_noise=1.0, schedule="cosine"
@@ -48,6 +48,27 @@ class PromptRecipe:
     components: int = 32
     hidden_size: int = 32
     training: TrainingConfig = PROMPT_TRAINING
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NeedCalibration:
+    """What calibrates a need: that of prompts held out from training, and the harm of the weak model on each.
+
+    Kept with the model, so that any level can be promised later, see `router.conformal`. Raises DimensionMismatch when
+    the two are not vectors of one length.
+    """
+
+    need: Array
+    """(n,)"""
+    harm: NDArray[np.uint8]
+    """(n,): 1 where the weak model is wrong and the strong one right, else 0."""
+
+    def __post_init__(self) -> None:
+        """Check the shapes."""
+        if self.need.ndim != 1 or self.harm.shape != self.need.shape:
+            raise DimensionMismatch(
+                f"calibration needs {self.need.shape} and harms {self.harm.shape} have to be vectors of one length"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +93,7 @@ class PromptModel:
     surface_std: Array
     """(10,)"""
     network: FastGRNN
+    calibration: NeedCalibration | None = None
     provenance: Provenance | None = None
     _compiled: CompiledFastGRNN = field(init=False, repr=False)
 
@@ -182,6 +204,12 @@ class PromptModel:
             f"PromptModel(heads {', '.join(self.heads)}; {self.chunk_count} chunks by {self.embedder!r}, "
             f"{self.projection.shape[1]} components, {self.network.config.parameter_count} parameters)"
         )
+
+
+def need_of(quality: Array) -> Array:
+    """Return what the strong model would gain, from qualities (n, 2) of weak and strong, shape (n,)."""
+    need: Array = quality[:, 1] - quality[:, 0]
+    return need
 
 
 def _principal_components(rows: Array, count: int) -> tuple[Array, Array]:

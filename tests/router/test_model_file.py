@@ -18,7 +18,8 @@ from router.errors import (
 from router.fastgrnn import FastGRNN, FastGRNNConfig
 from router.features import FEATURE_WEIGHTS
 from router.model import Provenance, RouterModel
-from router.model_file import BUNDLED_MODEL, FORMAT, _digest, load_model, save_model
+from router.model_file import BUNDLED_MODEL, FORMAT, load_model, save_model
+from router.model_store import _digest
 from router.training import Normalisation
 from router.uncertainty import Calibration, is_lightweight
 
@@ -140,7 +141,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         load_model(path)
     newer = FORMAT.replace("v1", "v9")
     path.write_bytes(safetensors.save({"w": np.zeros(3, np.float32)}, {ENTRY: json.dumps({"format": newer})}))
-    with pytest.raises(ModelFormatError, match=rf"'{newer}', this version reads '{FORMAT}'"):
+    with pytest.raises(ModelFormatError, match=rf"'{newer}', expected '{FORMAT}'"):
         load_model(path)
     with pytest.raises(ModelFormatError, match="directory"):
         load_model(tmp_path)

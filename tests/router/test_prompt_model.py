@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from router.embedding import HashingEmbedder
-from router.errors import DimensionMismatch, InferenceError, NonFiniteInput, TrainingError
+from router.errors import DimensionMismatch, InferenceError, ModelFormatError, NonFiniteInput, TrainingError
+from router.model import Provenance
+from router.model_file import BUNDLED_MODEL, load_model, load_prompt_model, save_prompt_model
 from router.pairs import HEADS
-from router.prompt_model import PROMPT_TRAINING, PromptModel, PromptRecipe
+from router.prompt_model import PROMPT_TRAINING, NeedCalibration, PromptModel, PromptRecipe
 from router.prompts import embed_chunks
 from router.quality import area_under_roc
 
@@ -73,6 +75,40 @@ def test_the_projection_is_the_principal_components():
     assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 1e-4
     assert (np.diff(deviations) <= 1e-6).all()
     assert deviations.mean() == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_file_brings_the_same_model_back(tmp_path):
+    """Saved and loaded, everything is as it was, calibration and provenance included; same model, same bytes."""
+    prompts, _, _ = _task(50, 2)
+    calibration = NeedCalibration(np.linspace(-1, 1, 50, dtype=np.float32), np.arange(50, dtype=np.uint8) % 2)
+    provenance = Provenance("made up", "0" * 64, 0, "0", np.__version__, {"apgr": 0.6})
+    model = replace(_fit(60), calibration=calibration, provenance=provenance)
+    for name in ("one", "two"):
+        save_prompt_model(model, tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    loaded = load_prompt_model(tmp_path / "one")
+    embedder = HashingEmbedder(64)
+    assert np.array_equal(loaded.quality_of_text(prompts, embedder), model.quality_of_text(prompts, embedder))
+    assert np.array_equal(loaded.calibration.harm, calibration.harm)
+    assert loaded.provenance == provenance
+    assert repr(loaded) == repr(model)
+
+
+def test_a_file_of_the_other_kind_or_altered_is_refused(tmp_path):
+    """A candidate model is no prompt model and the reverse; a changed byte is found; the remedy is named."""
+    path = tmp_path / "model"
+    save_prompt_model(_fit(60), path)
+    with pytest.raises(
+        ModelFormatError, match=r"'eventcore-router-prompt-v1', expected 'eventcore-router-fastgrnn-v1'"
+    ):
+        load_model(path)
+    with pytest.raises(ModelFormatError, match=r"expected 'eventcore-router-prompt-v1'; train one: router train"):
+        load_prompt_model(BUNDLED_MODEL)
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelFormatError, match="altered"):
+        load_prompt_model(path)
 
 
 def test_arrays_that_do_not_fit_are_refused():
