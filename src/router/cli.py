@@ -1,4 +1,4 @@
-"""The command line of the router: look into a model file, train the bundled one anew."""
+"""The command line of the router: models of candidates and of prompts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from router.cli_eval import calibrate, evaluate_pairs, route, train
 from router.errors import RouterError
 from router.model_file import BUNDLED_MODEL, load_model
 
@@ -49,12 +50,7 @@ def inspect(
     _out.print(table)
 
 
-@app.command()
-def train(
-    out: Annotated[Path, typer.Argument(help="Where the model goes.")],
-    data: Annotated[str | None, typer.Option(help="Folder of the data; default: EVENTCORE_DATA.")] = None,
-) -> None:
-    """Train the bundled model anew on recorded outcomes (the command of the model card)."""
-    from router.train_bundled import main
-
-    raise typer.Exit(main(["--out", str(out), *(["--data", data] if data else [])]))
+app.command()(train)
+app.command()(calibrate)
+app.command("eval")(evaluate_pairs)
+app.command()(route)

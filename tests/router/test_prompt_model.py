@@ -13,7 +13,11 @@ from router.prompts import embed_chunks
 from router.quality import area_under_roc
 
 RECIPE = PromptRecipe(
-    chunk_count=4, components=8, hidden_size=8, training=replace(PROMPT_TRAINING, epochs=40, input_noise=0.5)
+    chunk_count=4,
+    components=8,
+    hidden_size=8,
+    teachers=2,
+    training=replace(PROMPT_TRAINING, epochs=40, input_noise=0.5),
 )
 
 

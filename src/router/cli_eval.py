@@ -1,0 +1,327 @@
+"""``router train``, ``calibrate``, ``eval`` and ``route``: prompt models on the command line."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from router.conformal import control_risk, learn_then_test
+from router.embedding import open_embedder
+from router.errors import NoCalibration, RouterError
+from router.model import Provenance
+from router.model_file import library_version, load_prompt_model, save_prompt_model
+from router.pairs import HEADS, read_pairs
+from router.prompt_model import NeedCalibration, PromptModel, PromptRecipe, need_of
+from router.prompts import embed_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from router.conformal import Guarantee
+    from router.pairs import Pairs
+    from router.report import Evaluation
+
+__all__ = ["calibrate", "evaluate_pairs", "route", "train"]
+
+_out = Console()
+_err = Console(stderr=True)
+
+Tables = Annotated[list[Path], typer.Argument(help="Tables: CSV with domain, prompt, weak_correct, strong_correct.")]
+ModelFile = Annotated[Path, typer.Option("--model", help="A prompt model's file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead.")]
+Alpha = Annotated[float, typer.Option(help="The rate of harm that is promised not to be passed.")]
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """End with exit code 1 and one line for what went wrong."""
+    try:
+        yield
+    except RouterError as error:
+        _err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def _progress(total: int | None = None) -> Iterator[Callable[[str], None]]:
+    """Show what is being done; every message is a step."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=_err, transient=True) as progress:
+        task = progress.add_task("", total=total)
+
+        def tell(message: str) -> None:
+            progress.update(task, description=message, advance=1)
+
+        yield tell
+
+
+def train(
+    data: Tables,
+    out: Annotated[Path, typer.Option(help="Where the model goes.")],
+    embedder: Annotated[str, typer.Option(help="hashing, minilm, sentence:NAME or model2vec:NAME.")] = "hashing",
+    held_out: Annotated[
+        float, typer.Option(help="Share of the prompts kept for calibration.", min=0.05, max=0.9)
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of the split and the weights.", min=0)] = 0,
+) -> None:
+    """Train a prompt model on recorded pairs, and calibrate it on prompts that were held out."""
+    with _errors():
+        pairs = read_pairs(data)
+        recipe = PromptRecipe()
+        with _progress((recipe.teachers + 1) * recipe.training.epochs + 2) as tell:
+            tell(f"embedding {len(pairs)} prompts with {embedder}")
+            chunks = embed_chunks(pairs.prompts, open_embedder(embedder), recipe.chunk_count)
+            training, calibration = _parts(pairs, held_out, seed)
+            known, held = pairs.take(training), pairs.take(calibration)
+            model = PromptModel.fit(
+                HEADS,
+                known.prompts,
+                chunks[training],
+                known.outcomes,
+                embedder=embedder,
+                recipe=recipe,
+                seed=seed,
+                on_epoch=lambda epoch: tell(f"epoch {epoch.number}, loss {epoch.training_loss:.4f}"),
+            )
+        model = _calibrated(model, held, chunks[calibration])
+        provenance = Provenance(
+            training_data=", ".join(path.name for path in data),
+            training_data_sha256=pairs.sha256(),
+            seed=seed,
+            library_version=library_version(),
+            numpy_version=np.__version__,
+            metrics={"prompts": float(len(known)), "calibration_prompts": float(len(held))},
+        )
+        save_prompt_model(replace(model, provenance=provenance), out)
+    _out.print(f"{out}: {model!r}, {out.stat().st_size} bytes", markup=False, highlight=False, soft_wrap=True)
+
+
+def calibrate(
+    data: Tables,
+    model: ModelFile,
+    alpha: Alpha = 0.05,
+    delta: Annotated[float | None, typer.Option(help="For a promise that holds with probability 1 - delta.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the model with this calibration goes.")] = None,
+) -> None:
+    """Calibrate a model on prompts it was not trained on, and say what may be promised with it."""
+    with _errors():
+        loaded, pairs = load_prompt_model(model), read_pairs(data)
+        with _progress(1) as tell:
+            tell(f"embedding {len(pairs)} prompts with {loaded.embedder}")
+            chunks = embed_chunks(pairs.prompts, open_embedder(loaded.embedder), loaded.chunk_count)
+        calibrated = _calibrated(loaded, pairs, chunks)
+        _show_guarantee(_guarantee(calibrated, alpha, delta))
+        if out is not None:
+            save_prompt_model(calibrated, out)
+
+
+def route(
+    prompt: Annotated[str, typer.Argument(help="The request's text; - reads standard input.")],
+    model: ModelFile,
+    alpha: Alpha = 0.05,
+    as_json: AsJson = False,  # noqa: FBT002 - typer makes an option of it
+) -> None:
+    """Route one request and explain it: what was seen of it, the score, the promise, the decision."""
+    with _errors():
+        loaded = load_prompt_model(model)
+        text = typer.get_text_stream("stdin").read() if prompt == "-" else prompt
+        guarantee = _guarantee(loaded, alpha, None)
+        quality = loaded.quality_of_text([text], open_embedder(loaded.embedder))
+        need = float(need_of(quality)[0])
+    decision = "weak" if guarantee.allows(need) else "strong"
+    found = {
+        "prompt_characters": len(text),
+        "quality": dict(zip(loaded.heads, quality[0].round(4).tolist(), strict=True)),
+        "need": round(need, 4),
+        "threshold": round(guarantee.threshold, 4) if np.isfinite(guarantee.threshold) else str(guarantee.threshold),
+        "alpha": alpha,
+        "calibration_size": guarantee.calibration_size,
+        "decision": decision,
+    }
+    if as_json:
+        _out.print_json(json.dumps(found))
+        return
+    table = Table.grid(padding=(0, 2))
+    for name, value in found.items():
+        table.add_row(name.replace("_", " "), str(value))
+    _out.print(table)
+    below = "below" if decision == "weak" else "not below"
+    _out.print(
+        f"Sent to the {decision} model: its need for the strong one is {below} the threshold at which at most "
+        f"{alpha:.1%} of requests are harmed."
+    )
+
+
+def evaluate_pairs(  # noqa: PLR0917 - typer calls it by name
+    data: Tables,
+    model: Annotated[Path | None, typer.Option("--model", help="Rank this model beside those trained anew.")] = None,
+    embedder: Annotated[
+        list[str] | None, typer.Option(help="Embedders to train with; may be given again. Default: what is installed.")
+    ] = None,
+    splits: Annotated[int, typer.Option(help="Halves to train and test on.", min=1)] = 5,
+    plots: Annotated[Path | None, typer.Option(help="Folder for PNG plots.")] = None,
+    as_json: AsJson = False,  # noqa: FBT002 - typer makes an option of it
+) -> None:
+    """Measure prompt models against the baselines on any table of recorded pairs."""
+    from router.report import evaluate
+
+    with _errors():
+        pairs = read_pairs(data)
+        loaded = None if model is None else load_prompt_model(model)
+        names = embedder or _installed()
+        if loaded is not None and loaded.embedder not in names:
+            names = [*names, loaded.embedder]
+        with _progress() as tell:
+            evaluation = evaluate(
+                pairs, {name: open_embedder(name) for name in names}, model=loaded, splits=splits, tell=tell
+            )
+        if as_json:
+            _out.print_json(json.dumps(_as_dict(evaluation)))
+        else:
+            _show(evaluation)
+        if plots is not None:
+            from router.plots import draw
+
+            for path in draw(evaluation, plots):
+                _err.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _installed() -> list[str]:
+    try:
+        open_embedder("minilm")
+    except RouterError:
+        _err.print(
+            "the extra 'encoder' is not installed: only the built-in hashing embedder is evaluated", style="yellow"
+        )
+        return ["hashing"]
+    return ["minilm", "hashing"]
+
+
+def _parts(pairs: Pairs, held_out: float, seed: int) -> tuple[Any, Any]:
+    """Return places to train on and to calibrate on; equal prompts are on one side."""
+    distinct = {prompt: number for number, prompt in enumerate(sorted(set(pairs.prompts)))}
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    chosen = set(order[: round(held_out * len(distinct))].tolist())
+    is_held = np.array([distinct[prompt] in chosen for prompt in pairs.prompts])
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+def _calibrated(model: PromptModel, pairs: Pairs, chunks: Any) -> PromptModel:
+    need = need_of(model.quality(pairs.prompts, chunks)).astype(np.float32)
+    return replace(model, calibration=NeedCalibration(need, pairs.harm.astype(np.uint8)))
+
+
+def _guarantee(model: PromptModel, alpha: float, delta: float | None) -> Guarantee:
+    known = model.calibration
+    if known is None:
+        raise NoCalibration("the model carries no calibration: router calibrate DATA… --model FILE --out FILE")
+    if delta is None:
+        return control_risk(known.need, known.harm, alpha)
+    # The places of the thresholds come from one fifth of the prompts, which the test then does not use.
+    part = len(known.need) // 5
+    thresholds = np.quantile(known.need[:part], np.linspace(0.02, 1.0, 50))
+    return learn_then_test(known.need[part:], known.harm[part:], alpha, delta=delta, thresholds=thresholds)
+
+
+def _show_guarantee(guarantee: Guarantee) -> None:
+    if guarantee.delta is None:
+        promise = f"of all requests at most {guarantee.alpha:.1%} are sent to the weak model and harmed, on average"
+    else:
+        promise = (
+            f"among the requests sent to the weak model at most {guarantee.alpha:.1%} are harmed, with probability "
+            f"{1 - guarantee.delta:.0%}"
+        )
+    _out.print(
+        f"threshold {guarantee.threshold:.4f}: {guarantee.share:.1%} of {guarantee.calibration_size} requests go to "
+        f"the weak model\npromise: {promise} (seen in calibration: {guarantee.observed_risk:.2%})",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _as_dict(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "comparisons": {
+            way: {
+                name: {
+                    "apgr": scores.apgr.round(4).tolist(),
+                    "cpt50": scores.cpt50.round(4).tolist(),
+                    "cpt80": scores.cpt80.round(4).tolist(),
+                }
+                for name, scores in comparison.scores.items()
+            }
+            for way, comparison in evaluation.comparisons.items()
+        },
+        "ours": evaluation.ours,
+        "promises": [promise._asdict() for promise in evaluation.promises],
+        "reliability": {
+            head: {"claimed": found.claimed.round(4).tolist(), "observed": found.observed.round(4).tolist()}
+            for head, found in evaluation.reliability.items()
+        },
+    }
+
+
+def _show(evaluation: Evaluation) -> None:
+    for way, comparison in evaluation.comparisons.items():
+        table = Table(title=f"{way}: {comparison.prompts} prompts, weak {comparison.weak_accuracy:.1%} right, strong "
+                      f"{comparison.strong_accuracy:.1%}")  # fmt: skip
+        for heading in ("", "APGR", "over length, paired", "CPT(50 %)", "CPT(80 %)"):
+            table.add_column(heading, justify="left" if not heading else "right")
+        length = comparison.scores["prompt length, untrained"]
+        for name, scores in sorted(comparison.scores.items(), key=lambda item: float(item[1].apgr.mean())):
+            over, spread = scores.gain_over(length)
+            deviation = float(scores.apgr.std(ddof=1)) if len(scores.apgr) > 1 else 0.0
+            table.add_row(
+                name,
+                f"{scores.apgr.mean():.3f} ± {deviation:.3f}",
+                f"{over:+.3f} ± {spread:.3f}",
+                f"{scores.cpt50.mean():.0%}",
+                f"{scores.cpt80.mean():.0%}",
+                style="bold" if name == evaluation.ours else "",
+            )
+        _out.print(table)
+        _out.print(_bars(comparison.curves[evaluation.ours], comparison.curves["random"]))
+    table = Table(title=f"Risk control, {evaluation.ours}: sent to the weak model, it wrong and the strong one right")
+    for heading in ("promised at most", "mean of 200 splits", "sent to weak"):
+        table.add_column(heading, justify="right")
+    for promise in evaluation.promises:
+        table.add_row(f"{promise.alpha:.3f}", f"{promise.mean_risk:.4f}", f"{promise.weak_share:.0%}")
+    _out.print(table)
+    table = Table(title=f"Reliability, {evaluation.ours}: claimed and observed share of right answers, in tenths")
+    table.add_column("")
+    for number in range(10):
+        table.add_column(str(number + 1), justify="right")
+    for head, found in evaluation.reliability.items():
+        table.add_row(f"{head} claimed", *(f"{value:.2f}" for value in found.claimed))
+        table.add_row(f"{head} observed", *(f"{value:.2f}" for value in found.observed))
+    _out.print(table)
+
+
+def _bars(ours: tuple[Any, ...], coin: tuple[Any, ...]) -> Table:
+    """Draw what is recovered at each tenth of strong calls, a coin's beside it."""
+    table = Table.grid(padding=(0, 1))
+    for tenth in range(1, 10):
+        share = tenth / 10
+        kept, chance = (
+            float(np.mean([np.interp(share, curve.strong_share, curve.recovered) for curve in curves]))
+            for curves in (ours, coin)
+        )
+        table.add_row(
+            f"{share:.0%} strong", f"recovers {kept:5.0%}", "█" * round(40 * max(kept, 0.0)), f"(coin {chance:.0%})"
+        )
+    return table

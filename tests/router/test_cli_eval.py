@@ -1,0 +1,126 @@
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from router.cli import app
+from router.model_file import load_prompt_model, save_prompt_model
+
+pytest.importorskip("sklearn", reason="needs the extra eval")
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Return a table of made-up pairs: two domains, the weak model fails on long prompts and in one domain."""
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["domain", "prompt", "weak_correct", "strong_correct"])
+        for number in range(240):
+            domain = "ab"[number % 2]
+            words = int(random.integers(4, 40))
+            prompt = f"{number} " + " ".join(f"{domain}{random.integers(60)}" for _ in range(words))
+            weak = random.uniform() < (0.9 if domain == "a" else 0.3) - 0.01 * words
+            writer.writerow([domain, prompt, weak, random.uniform() < 0.95])
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(table):
+    """Return the file of a model trained on it."""
+    path = table.parent / "model.safetensors"
+    done = runner.invoke(app, ["train", str(table), "--out", str(path), "--embedder", "hashing:64"])
+    assert done.exit_code == 0, done.output
+    assert str(path.stat().st_size) in done.output
+    return path
+
+
+def test_a_trained_model_says_where_it_comes_from(model):
+    """The file names data, digest, seed and sizes, and carries the calibration that was held out; it stays small."""
+    loaded = load_prompt_model(model)
+    assert loaded.provenance.training_data == "pairs.csv"
+    assert loaded.provenance.metrics == {"prompts": 192.0, "calibration_prompts": 48.0}
+    assert len(loaded.calibration.need) == 48
+    assert model.stat().st_size < 100_000
+
+
+def test_a_request_is_routed_and_explained(model):
+    """The decision follows from need and threshold, which are shown; a request of the easy domain needs less."""
+    found = []
+    for prompt in ("a1 a2 a3 a4 a5", "b1 b2 b3 " * 12):
+        done = runner.invoke(app, ["route", prompt, "--model", str(model), "--alpha", "0.2", "--json"])
+        assert done.exit_code == 0, done.output
+        found.append(json.loads(done.output))
+    for shown in found:
+        assert shown["need"] == pytest.approx(shown["quality"]["strong"] - shown["quality"]["weak"], abs=2e-4)
+        assert shown["decision"] == ("weak" if shown["need"] < float(shown["threshold"]) else "strong")
+    assert found[0]["need"] < found[1]["need"]
+    read = runner.invoke(app, ["route", "-", "--model", str(model)], input="a1 a2")
+    assert read.exit_code == 0
+    assert re.search(r"Sent to the (weak|strong) model", read.output)
+
+
+def test_what_can_be_promised_is_said_in_words(table, model):
+    """Calibrating shows the threshold, the share and the promise, in expectation or with a probability."""
+    plain = runner.invoke(app, ["calibrate", str(table), "--model", str(model), "--alpha", "0.1"])
+    assert "of all requests at most 10.0%" in plain.output
+    sure = runner.invoke(app, ["calibrate", str(table), "--model", str(model), "--alpha", "0.3", "--delta", "0.1"])
+    assert "with probability 90%" in sure.output
+    few = runner.invoke(app, ["route", "x", "--model", str(model), "--alpha", "0.001"])
+    assert few.exit_code == 1
+    assert "48 calibration requests are too few" in few.output
+    assert "999" in few.output
+
+
+@pytest.mark.slow
+def test_an_evaluation_shows_everything_beside_each_other(table, model, tmp_path):
+    """One command: baselines and models on the same splits, promises, reliability, plots that are pictures."""
+    arguments = ["eval", str(table), "--model", str(model), "--embedder", "hashing:64", "--splits", "2"]
+    done = runner.invoke(app, [*arguments, "--plots", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output[done.output.index("{") : done.output.rindex("}") + 1])
+    assert set(found["comparisons"]) == {"equal prompts on one side", "domains unseen in training"}
+    scores = found["comparisons"]["equal prompts on one side"]
+    assert {"random", "prompt length, untrained", "mean gain of the domain", "the given model"} <= set(scores)
+    assert "FastGRNN, two heads, hashing:64" in scores
+    assert len(scores["random"]["apgr"]) == 2
+    assert np.mean(scores["the given model"]["apgr"]) > 0.6, "it was trained on these prompts"
+    assert [promise["alpha"] for promise in found["promises"]] == [0.02, 0.05, 0.1]
+    for name in ("quality-cost-equal.png", "quality-cost-domains.png", "reliability.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    shown = runner.invoke(app, [*arguments, "--splits", "1"])
+    assert shown.exit_code == 0, shown.output
+    assert "Risk control" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["eval", "absent.csv"], "there is no table at absent.csv"),
+        (["route", "x", "--model", "absent"], "there is no model file at absent"),
+        (["train", "{table}", "--out", "/proc/model", "--embedder", "hashing:64"], "cannot be written"),
+        (["train", "{table}", "--out", "m", "--embedder", "nothing"], "there is no embedder 'nothing'"),
+    ],
+)
+def test_mistakes_are_one_clear_error(table, tmp_path, monkeypatch, arguments, reason):
+    """An absent table or model, a place that cannot be written, an unknown embedder: exit code 1 and one line."""
+    monkeypatch.chdir(tmp_path)
+    done = runner.invoke(app, [argument.replace("{table}", str(table)) for argument in arguments])
+    assert done.exit_code == 1
+    assert reason in " ".join(done.output.split())
+
+
+def test_a_model_without_calibration_promises_nothing(model, tmp_path):
+    """It says so, and which command calibrates it."""
+    from dataclasses import replace
+
+    save_prompt_model(replace(load_prompt_model(model), calibration=None), tmp_path / "m")
+    done = runner.invoke(app, ["route", "x", "--model", str(tmp_path / "m")])
+    assert done.exit_code == 1
+    assert "router calibrate" in done.output
