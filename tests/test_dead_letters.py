@@ -201,6 +201,22 @@ def test_dead_letters_stay_across_restarts(start):
     assert (amounts(handler), dead(emitter)) == ([3], [1])
 
 
+def test_a_forked_childs_dead_letters_are_taken_over(tmp_path):
+    """What a child has set aside in its own file is in its parent's program's after the next start."""
+    path = tmp_path / "journal.db"
+    for name in ("journal.db", "journal.db.fork-999999999"):
+        journal = Journal(JournalConfig(path=tmp_path / name))
+        rows = [JournalRow("dead.row", "end", number, 9, f"{name}-{number}", b"{}") for number in range(2)]
+        journal.append("h", rows).wait(5)
+        journal.set_aside([row.position for row in journal.read("h", 0, 10)], "why").wait(5)
+        journal.close()
+    journal = Journal(JournalConfig(path=path))
+    assert [letter.time_ns for letter in journal.dead_letters()] == [0, 1, 0, 1]
+    assert (journal.dead, journal.rows) == (4, 0)
+    journal.close()
+    assert not list(tmp_path.glob("*.fork-*"))
+
+
 def test_dead_letters_are_bounded(tmp_path):
     """Of more than ``max_dead_letters`` the oldest are deleted."""
     journal = Journal(JournalConfig(path=tmp_path / "journal.db", max_dead_letters=3))

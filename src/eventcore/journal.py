@@ -377,6 +377,7 @@ class Journal:
             connection.execute(
                 f"INSERT INTO rows (handler, {COLUMNS}) SELECT handler, {COLUMNS} FROM orphan.rows ORDER BY position"  # noqa: S608 - constants only
             )
+            journal_dead.adopt(connection)
         except sqlite3.Error as error:
             raise ConfigurationError(f"journal {path}: {damaged(error)}") from None
         finally:
@@ -399,7 +400,7 @@ class Journal:
             if connection is not None:
                 connection.close()
         is_childs = self.path.name.rpartition(".fork-")[2] == str(os.getpid())
-        if is_childs and connection is not None and self._rows == 0:
+        if is_childs and connection is not None and self._rows == self.dead == 0:
             remove(self.path)
         self._release()
         return True

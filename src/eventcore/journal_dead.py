@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable
 
-__all__ = ["SCHEMA", "DeadLetter", "count", "read", "set_aside"]
+__all__ = ["SCHEMA", "DeadLetter", "adopt", "count", "read", "set_aside"]
 
 SCHEMA = """CREATE TABLE IF NOT EXISTS dead_letters (
     position INTEGER PRIMARY KEY, handler TEXT NOT NULL, event TEXT NOT NULL, phase TEXT NOT NULL,
     time_ns INTEGER NOT NULL, severity INTEGER NOT NULL, id TEXT NOT NULL, envelope BLOB NOT NULL,
     reason TEXT NOT NULL)"""
-_COLUMNS = "position, handler, event, phase, time_ns, severity, id, envelope"
+_COLUMNS = "handler, event, phase, time_ns, severity, id, envelope"
 
 
 class DeadLetter(NamedTuple):
-    """A row that was set aside, as it was stored, and why."""
+    """A row that was set aside, as it was stored, and why; ``position`` is that among the dead letters."""
 
     position: int
     handler: str
@@ -44,7 +44,7 @@ def set_aside(connection: sqlite3.Connection, positions: Iterable[int], reason: 
             continue
         moved, size = moved + 1, size + found[0]
         connection.execute(
-            f"INSERT OR REPLACE INTO dead_letters SELECT {_COLUMNS}, ? FROM rows WHERE position = ?",  # noqa: S608 - constants only
+            f"INSERT INTO dead_letters SELECT NULL, {_COLUMNS}, ? FROM rows WHERE position = ?",  # noqa: S608 - constants only
             (reason, position),
         )
         connection.execute("DELETE FROM rows WHERE position = ?", (position,))
@@ -56,6 +56,14 @@ def set_aside(connection: sqlite3.Connection, positions: Iterable[int], reason: 
     return moved, size
 
 
+def adopt(connection: sqlite3.Connection) -> None:
+    """Take over the dead letters of the journal that is attached as ``orphan``."""
+    connection.execute(SCHEMA.replace("dead_letters", "orphan.dead_letters"))  # one of an older version has none
+    connection.execute(
+        f"INSERT INTO dead_letters SELECT NULL, {_COLUMNS}, reason FROM orphan.dead_letters ORDER BY position"  # noqa: S608 - constants only
+    )
+
+
 def count(connection: sqlite3.Connection) -> int:
     """Return how many rows were set aside."""
     return int(connection.execute("SELECT count(*) FROM dead_letters").fetchone()[0])
@@ -65,5 +73,5 @@ def read(connection: sqlite3.Connection) -> list[DeadLetter]:
     """Return all that was set aside, oldest first."""
     return [
         DeadLetter(*found)
-        for found in connection.execute(f"SELECT {_COLUMNS}, reason FROM dead_letters ORDER BY position")  # noqa: S608 - constants only
+        for found in connection.execute(f"SELECT position, {_COLUMNS}, reason FROM dead_letters ORDER BY position")  # noqa: S608 - constants only
     ]
