@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import threading
@@ -196,6 +197,29 @@ def test_a_forked_child_has_fresh_locks(emitter):
     finally:
         release.set()
         thread.join()
+
+
+def test_a_fork_waits_for_imports_of_workers(tmp_path, monkeypatch):
+    """A worker that imports the event types of plugins leaves no held import lock in a child: the fork waits for it."""
+    (tmp_path / "slow_types.py").write_text("import time\nentered.set()\ntime.sleep(0.5)\ndone = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    entered = threading.Event()
+    monkeypatch.setattr("builtins.entered", entered, raising=False)
+
+    def contributed():
+        assert importlib.import_module("slow_types").done
+        return []
+
+    catalog = ec.Catalog(contributed=contributed)
+    worker = threading.Thread(target=lambda: catalog.events)
+    worker.start()
+    assert entered.wait(10)
+
+    def child():
+        return [contributed(), "eventcore.handler" in catalog.events]
+
+    assert forked(child, timeout_s=5) == [[], True]
+    worker.join()
 
 
 def test_a_forked_childs_ids_are_its_own(emitter):

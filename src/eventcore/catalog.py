@@ -5,7 +5,9 @@ Exporters compile from it; documentation, dashboards and checks are generated fr
 
 from __future__ import annotations
 
+import os
 import pkgutil
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -57,12 +59,13 @@ class Catalog:
         return dict(sorted(self._events.items()))
 
     def _of_plugins(self) -> Mapping[str, type[Event]]:
-        if self._contributed is not None:
-            types: list[type[Event]] = [*EVENTS]
-            with suppress(EventCoreError):  # a plugin whose library is missing: what it knows is not known here
-                types += self._contributed()
-            self._plugin_events = {event_type.__event__.name: event_type for event_type in types}
-            self._contributed = None
+        with _importing:
+            if self._contributed is not None:
+                types: list[type[Event]] = [*EVENTS]
+                with suppress(EventCoreError):  # a plugin whose library is missing: what it knows is not known here
+                    types += self._contributed()
+                self._plugin_events = {event_type.__event__.name: event_type for event_type in types}
+                self._contributed = None
         return self._plugin_events
 
     @property
@@ -148,3 +151,28 @@ def _identity(event_type: type[Event]) -> str:
 
 def _names(instrument: Instrument) -> str:
     return ", ".join(repr(event_type.__event__.name) for event_type in instrument.types)
+
+
+# A fork while another thread imports leaves the module's lock held in the child for ever: a worker of the bus may be at
+# it (leftovers of the journal are of types nobody has imported yet), so the fork waits for it, and not for ever.
+_importing = threading.RLock()
+_held: list[threading.RLock] = []
+
+
+def _before_fork() -> None:
+    if _importing.acquire(timeout=1.0):
+        _held.append(_importing)
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+
+
+def _after_fork_in_child() -> None:
+    global _importing  # noqa: PLW0603 - another thread of the parent may have held it after all
+    _held.clear()
+    _importing = threading.RLock()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -198,7 +198,8 @@ class Replay:
         if found is None:
             same_name = [t for t in _loaded(Event) if t.__event__.name == name]
             exact = [t for t in same_name if f"{t.__module__}.{t.__qualname__}" == qualified]
-            found = self._catalog.events.get(name) or next(iter((*exact[-1:], *same_name[-1:])), None)
+            found = self._catalog.registered.get(name) or next(iter((*exact[-1:], *same_name[-1:])), None)
+            found = found or self._catalog.events.get(name)  # last: it imports the types of plugins
             if found is not None:
                 self._found[name, qualified] = found
         return found

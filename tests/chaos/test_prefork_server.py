@@ -19,12 +19,13 @@ REQUESTS = 120
 
 
 @pytest.fixture
-def gunicorn(tmp_path):
+def gunicorn(tmp_path, monkeypatch):
     """Return a function that starts gunicorn in ``tmp_path`` and returns its process and address."""
     pytest.importorskip("gunicorn")
     started = []
 
-    def start(*options):
+    def start(*options, delivery):
+        monkeypatch.setenv("PREFORK_DELIVERY", delivery)
         listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with listener, (tmp_path / "gunicorn.log").open("w") as errors:
@@ -64,12 +65,13 @@ def account_of(folder):
 
 
 @pytest.mark.slow
-def test_a_prefork_server_loses_and_doubles_nothing(gunicorn, tmp_path):
+@pytest.mark.parametrize("delivery", ["queued", "durable"])
+def test_a_prefork_server_loses_and_doubles_nothing(gunicorn, tmp_path, delivery):
     """A forked child starts with fresh threads and empty queues: gunicorn's workers, recycled and stopped gracefully.
 
     Each event of master and workers is in the log once, and each process's account has its own events and balances.
     """
-    process, address = gunicorn("--max-requests", "15")
+    process, address = gunicorn("--max-requests", "15", delivery=delivery)
     answered = ask(address, range(REQUESTS))
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0, (tmp_path / "gunicorn.log").read_text()
@@ -86,3 +88,4 @@ def test_a_prefork_server_loses_and_doubles_nothing(gunicorn, tmp_path):
         assert account["recovered"] == account["forked"] <= 5, account
         if pid != process.pid:
             assert account["operations"] == ({"started": len(own), "ended": len(own)} if own else {})
+    assert not list(tmp_path.glob("*.fork-*")), "no worker has left a journal behind"

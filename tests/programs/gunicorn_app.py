@@ -47,7 +47,11 @@ class Account(ec.Handler):
 
 
 emitter = ec.configure(
-    service="prefork", handlers={"log": {"format": "json", "output": "log.json"}, "account": Account(linger_s=0.5)}
+    service="prefork",
+    handlers={
+        "log": {"format": "json", "output": "log.json"},
+        "account": Account(linger_s=0.5, delivery=os.environ["PREFORK_DELIVERY"]),
+    },
 )
 for number in range(-5, 0):
     emitter.emit(Served(n=number, pid=os.getpid()))  # most likely still waiting when the workers are forked
