@@ -127,7 +127,7 @@ def test_workers_of_multiprocessing(tmp_path, method):
         account = report(tmp_path / f"worker{k}.json")
         assert account["delivered"] == each
         assert account["pending"] == 0
-        assert account["dropped"] == {}
+        assert set(account["dropped"]) <= {"forked"}, "copies of what waited in the parent, and nothing else"
     assert len({report(tmp_path / f"{name}.json")["pid"] for name in ("parent", "worker1", "worker2", "worker3")}) == 4
 
 
