@@ -90,6 +90,17 @@ def test_the_detailed_series_are_counted(tmp_path):
     assert found["eventcore_debug_misuses_total", "ended_twice"] == 1
 
 
+class Odd(ec.Operation, name="kitchen.odd", category="execution"):
+    outcome: str = "a payload field, not the fact"
+
+
+def test_types_that_cannot_be_measured_are_left_out():
+    """A payload field may bear a fact's name; such a type has no duration here, and debug mode works."""
+    (durations, *_) = detailed([Boil, Odd])
+    assert durations.types == (Boil,)
+    assert detailed([Odd])[0].types != (Odd,)
+
+
 def test_without_it_there_are_none_of_them(tmp_path):
     """Debug mode is off by default: no such series, no span handler."""
     emitter = ec.configure(handlers={"metric": {}})

@@ -42,9 +42,10 @@ def debugged(settings: Settings, plugins: Plugins) -> Settings:
 def detailed(types: Iterable[type[Event]]) -> list[Instrument]:
     """Return the instruments of debug mode; durations are of the operations among ``types``.
 
-    Audit-class operations are left out: an instrument would have the catalog ask for a durable handler.
+    Audit-class operations are left out: an instrument would have the catalog ask for a durable handler. So are those
+    with payload fields of the names that durations are labelled by, which hide the facts.
     """
-    operations: tuple[type[Event], ...] = (*(t for t in types if issubclass(t, Operation) and not t.__event__.durable),)
+    operations: tuple[type[Event], ...] = (*(t for t in types if issubclass(t, Operation) and _is_measurable(t)),)
     return [
         Histogram(
             "eventcore_debug_operation_duration_seconds",
@@ -84,6 +85,11 @@ def detailed(types: Iterable[type[Event]]) -> list[Instrument]:
             help="Operations that were given results that do not fit.",
         ),
     ]
+
+
+def _is_measurable(event_type: type[Event]) -> bool:
+    spec = event_type.__event__
+    return not spec.durable and not {"event", "outcome", "duration_s"} & spec.fields.keys()
 
 
 def _is_above_debug(severity: Any) -> bool:
