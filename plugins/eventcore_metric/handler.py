@@ -319,8 +319,9 @@ class MetricHandler(Handler):
         return [reading for reading in readings if reading.points]
 
     def _publish(self) -> None:
-        if self._shared is not None and self._account is not None:
-            self._shared.publish(self._elsewhere(self._account))
+        account = self._account
+        if self._shared is not None and account is not None:
+            self._shared.publish(lambda: self._elsewhere(account))
 
     def push(self) -> bool:
         """Push everything over OTLP now, not at the next interval; False if there is no such exporter, or it failed."""

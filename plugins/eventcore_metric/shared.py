@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from eventcore.exposition import Metric
-    from eventcore_metric.readings import Across, Reading
+    from eventcore_metric.readings import Across, Point, Reading
     from eventcore_metric.series import AnyFamily, Family, Trace
 
 __all__ = ["Publisher", "Shared"]
@@ -142,6 +142,7 @@ class Shared:
         self._definitions: dict[str, int] = {}
         self._defining = threading.Lock()
         self._published: dict[tuple[str, tuple[str, ...]], memoryview[float]] = {}
+        self._publishing = threading.RLock()
 
     # -- accumulators ------------------------------------------------------------------------------------------------
 
@@ -186,20 +187,23 @@ class Shared:
 
     # -- the others --------------------------------------------------------------------------------------------------
 
-    def publish(self, readings: Iterable[Reading]) -> None:
-        """Write what was read from elsewhere, for the other processes."""
-        for reading in readings:
-            metric = reading.metric
-            for point in reading.points:
-                key = (metric.name, point.labels)
-                cells = self._published.get(key)
-                if cells is None:
-                    cells = self._published[key] = self._cells(metric, reading.across, point.labels)[0]
-                cells[0] = point.value
-                if metric.kind == "gauge":
-                    cells[1] = point.time_s or time.time()
-                for index, count in enumerate(point.counts, start=1):
-                    cells[index] = count
+    def publish(self, read: Callable[[], Iterable[Reading]]) -> None:
+        """Read what is kept elsewhere and write it for the other processes; one at a time, so that none writes less."""
+        with self._publishing:
+            for reading in read():
+                for point in reading.points:
+                    self._write(reading.metric, reading.across, point)
+
+    def _write(self, metric: Metric, across: Across, point: Point) -> None:
+        key = (metric.name, point.labels)
+        cells = self._published.get(key)
+        if cells is None:
+            cells = self._published[key] = self._cells(metric, across, point.labels)[0]
+        cells[0] = point.value
+        if metric.kind == "gauge":
+            cells[1] = point.time_s or time.time()
+        for index, count in enumerate(point.counts, start=1):
+            cells[index] = count
 
     def read(self) -> list[Reading]:
         """Return what all processes together have recorded, the dead ones included."""

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from multiprocessing import get_context
@@ -155,6 +156,34 @@ def test_the_bus_account_is_that_of_all_processes(folder):
     assert metric.value("eventcore_events_total", delivered) == 8
     assert metric.value("eventcore_emitted_total", {"event": "mp.paid", "category": "user", "severity": "info"}) == 8
     assert metric.value("eventcore_queue_wait_seconds_count", {"handler": "metric"}) >= 2
+
+
+def test_what_is_published_never_goes_backwards(folder, monkeypatch):
+    """Scrapes from several threads, and publishing all the while, show the bus's account once, and never less."""
+    monkeypatch.setattr("eventcore_metric.shared.PUBLISH_INTERVAL_S", 0.0001)
+    emitter, metric = start(folder, process=False, host=False)
+    series = "eventcore_emitted_total", {"event": "mp.paid", "category": "user", "severity": "info"}
+    seen = [[] for _ in range(4)]
+
+    def look(shown):
+        while not shown or shown[-1] < 2_000:
+            shown.append(metric.value(*series) or 0)
+
+    threads = [threading.Thread(target=look, args=(shown,)) for shown in seen]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(2_000):
+            emitter.emit(Paid(currency="eur"))
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    for shown in seen:
+        assert shown == sorted(shown)
+        assert shown[-1] == 2_000
 
 
 def test_process_metrics_are_those_of_all_processes(folder):
