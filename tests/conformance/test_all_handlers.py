@@ -91,6 +91,23 @@ class TestLogOtlp(HandlerConformance):
         ]
 
 
+class TestSpanOtlp(HandlerConformance):
+    """The span handler, as OTLP to a real receiver."""
+
+    wrong_options: ClassVar = {"endpoint": "http://localhost:14268", "timeout_s": 0, "conventions": "mine"}
+
+    @pytest.fixture(autouse=True)
+    def _receiver(self):
+        with OtlpReceiver() as self.receiver:
+            yield
+
+    def make_handler(self, tmp_path):
+        return SpanHandler(exporter="otlp", endpoint=self.receiver.endpoint)
+
+    def received(self, handler):
+        return [span.span_id.hex() for span in self.receiver.spans]
+
+
 class TestSpanFile(HandlerConformance):
     """The span handler, into a file of OTLP JSON."""
 
