@@ -124,6 +124,8 @@ class Application:
 
     def _readyz(self, request: HttpRequest) -> HttpResponse:
         report = self.emitter.health.report(self._plugins, only_critical=True)
+        if not self.access.is_open:
+            _keep_statuses(report)
         status = 200 if report["ready"] else 503
         return _verbose(report, status) if "verbose" in request.query else _json(report, status=status)
 
@@ -162,10 +164,18 @@ def _json(report: dict[str, object], *, status: int) -> HttpResponse:
     return HttpResponse(body + b"\n", "application/json", status)
 
 
+def _keep_statuses(report: dict[str, Any]) -> None:
+    """Leave of a report what anybody may know: where readers authenticate, probes do not."""
+    for check in report["checks"].values():
+        check.update(message="", details={})
+
+
 def _verbose(report: dict[str, Any], status: int) -> HttpResponse:
     """Return the critical checks a line each, as Kubernetes' own servers do for ``?verbose``."""
     lines = [
-        f"[-]{name} failed: {check['message']}" if check["status"] == HealthStatus.UNHEALTHY.value else f"[+]{name} ok"
+        f"[-]{name} failed: {check['message']}".removesuffix(": ")
+        if check["status"] == HealthStatus.UNHEALTHY.value
+        else f"[+]{name} ok"
         for name, check in report["checks"].items()
     ]
     lines.append(f"readyz check {'passed' if status == 200 else 'failed'}")

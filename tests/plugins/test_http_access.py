@@ -93,6 +93,21 @@ def test_probes_need_no_authentication(path):
     assert ask(start(**BEARER, public=[]).url + path)[0] == 401
 
 
+@pytest.mark.parametrize(("options", "is_open"), [({}, True), (BEARER, False)])
+def test_public_probes_tell_no_more_than_they_must(options, is_open):
+    """Where readers authenticate, ``/readyz`` says which critical check fails, and no more; ``/health`` says all."""
+    http = start(**options)
+    found = ec.HealthResult(ec.HealthStatus.UNHEALTHY, "db1.internal refused", {"host": "db1.internal"})
+    ec.get_emitter().health.add_check(ec.HealthCheck("db", lambda: found, critical=True))
+    status, _, body = ask(f"{http.url}/readyz")
+    assert (status, json.loads(body)["checks"]["db"]["status"]) == (503, "unhealthy")
+    assert (b"db1.internal" in body) == is_open
+    verbose = ask(f"{http.url}/readyz?verbose")[2].decode()
+    reason = ": db1.internal refused" if is_open else ""
+    assert verbose == f"[-]db failed{reason}\nreadyz check failed\n"
+    assert b"db1.internal" in ask(f"{http.url}/health", Authorization="Bearer t0ken")[2]
+
+
 @pytest.mark.parametrize("path", ["/livez/../metrics", "/livez%2f..%2fmetrics", "/LIVEZ", "/livez;/metrics"])
 def test_no_path_gets_around_it(path):
     """A path that resembles a public one is not public."""
