@@ -191,6 +191,15 @@ class TestWebhook(HandlerConformance):
         return [request.headers["webhook-id"].removeprefix("msg_") for request in self.receiver.requests]
 
 
+class TestWebhookUnordered(TestWebhook):
+    """The same where an event that has to be tried again lets the others go first."""
+
+    wrong_options: ClassVar = {"ordered": "perhaps"}
+
+    def make_handler(self, tmp_path):
+        return WebhookHandler(url=self.receiver.url, secret=SECRET, allow_private=True, backoff_s=0.001, ordered=False)
+
+
 class TestExample(HandlerConformance):
     """The handler of ``examples/custom_handler``."""
 
