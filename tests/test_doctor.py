@@ -285,6 +285,21 @@ def test_a_collector_that_is_not_there(tmp_path, monkeypatch, by_variable):
     assert f"127.0.0.1, port {port}" in message
 
 
+@pytest.mark.parametrize("kind", ["span", "metric", "log"])
+def test_every_signal_has_its_collector(tmp_path, kind):
+    """Spans, metrics and logs that go to a collector are each asked for theirs, before and while the process runs."""
+    with OtlpReceiver() as receiver:
+        option = "output" if kind == "log" else "exporter"
+        address = receiver.endpoint.partition("//")[2].partition("/")[0].replace(":", ", port ")
+        (tmp_path / "eventcore.toml").write_text(
+            f'[handlers.{kind}]\n{option} = "otlp"\nendpoint = "{receiver.endpoint}"\n[http]\nport = 0\n'
+        )
+        assert doctor()[1][f"OTLP {kind}"][0][:2] == ("ok", f"{address}, can be reached")
+        url = ec.configure().services["http"].url
+        assert doctor("--url", url)[1][f"OTLP {kind}"][0][:2] == ("ok", f"{address}, can be reached")
+        ec.shutdown()
+
+
 # -- logs --------------------------------------------------------------------------------------------------------------
 
 

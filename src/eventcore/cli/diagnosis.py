@@ -191,11 +191,10 @@ def otlp(answer: Inspection) -> Findings:
 def _endpoint(handler: Inspection) -> str:
     """Return where a handler sends: what it says itself, its option, the variables of OpenTelemetry, the default."""
     facts = handler["facts"]
-    push = facts.get("push") if isinstance(facts.get("push"), dict) else {}
-    for place in (facts, push or {}, handler["options"]):
-        for key in ("endpoint", "url", "otlp_endpoint"):
-            if isinstance(place.get(key), str) and place[key] and not (place is facts and key == "url" and push):
-                return str(place[key])
+    own = (facts.get("push") or {}) if handler["kind"] == "metric" else facts  # its other URL is where it is scraped
+    said = own.get("url") or handler["options"].get("endpoint")
+    if said:
+        return str(said)
     variable = _OTLP_VARIABLES.get(handler["kind"], "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
     return os.environ.get(variable) or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or "http://localhost:4318"
 
