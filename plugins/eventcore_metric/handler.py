@@ -356,7 +356,8 @@ class MetricHandler(Handler):
         combinations, the overflow series among them) and ``dropped`` (observations that went to the overflow series).
         """
         metrics = {
-            one.name: {"cardinality": len(one), "dropped": one.overflowed} for one in (*self._families, *self._limits)
+            name: {"cardinality": one["series"], "dropped": one["overflowed"]}
+            for name, one in self.cardinality_stats().items()
         }
         return {
             "total_combinations": sum(one["cardinality"] for one in metrics.values()),
