@@ -83,10 +83,10 @@ def train(
     with _errors():
         pairs = read_pairs(data)
         recipe = PromptRecipe()
-        with _progress((recipe.teachers + 1) * recipe.training.epochs + 2) as tell:
+        training, calibration = _parts(pairs, held_out, seed)
+        with _progress((recipe.teachers_for(len(training)) + 1) * recipe.training.epochs + 1) as tell:
             tell(f"embedding {len(pairs)} prompts with {embedder}")
             chunks = embed_chunks(pairs.prompts, open_embedder(embedder), recipe.chunk_count)
-            training, calibration = _parts(pairs, held_out, seed)
             known, held = pairs.take(training), pairs.take(calibration)
             model = PromptModel.fit(
                 HEADS,

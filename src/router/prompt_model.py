@@ -36,6 +36,8 @@ PROMPT_TRAINING = TrainingConfig(
 )
 """Chosen on 20 splits of the maths prompts and 3 of MMLU; neighbouring values are within 0.01 APGR."""
 
+FEW_PROMPTS = 2000
+
 TEACHER_SEEDS = 1000
 """Seeds of teachers lie that far from those of models, so that no two are alike."""
 
@@ -48,14 +50,20 @@ class PromptRecipe:
     """How a prompt model is made: how many chunks, principal components and hidden units, and how it is trained.
 
     With ``teachers`` that many models are trained first, on the outcomes, and the model itself on the mean of what they
-    say (distillation): it keeps most of what an ensemble gains, and its results spread less from seed to seed.
+    say (distillation). Measured: on 470 maths prompts that gains 0.004 APGR and its results spread less from seed to
+    seed; on 4,300 of MMLU it loses 0.011, because the outcomes say more than four teachers. So None, the default, means
+    four teachers below 2,000 prompts and none above.
     """
 
     chunk_count: int = 8
     components: int = 32
     hidden_size: int = 32
-    teachers: int = 4
+    teachers: int | None = None
     training: TrainingConfig = PROMPT_TRAINING
+
+    def teachers_for(self, prompts: int) -> int:
+        """Return how many teachers there are for that many prompts."""
+        return (4 if prompts < FEW_PROMPTS else 0) if self.teachers is None else self.teachers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,8 +175,9 @@ class PromptModel:
             network=FastGRNN.initialise(config, seed=seed),
         )
         inputs, targets = untrained.inputs(prompts, chunks), outcomes.astype(np.float32)
-        if recipe.teachers:
-            seeds = range(TEACHER_SEEDS * (seed + 1), TEACHER_SEEDS * (seed + 1) + recipe.teachers)
+        teachers = recipe.teachers_for(len(prompts))
+        if teachers:
+            seeds = range(TEACHER_SEEDS * (seed + 1), TEACHER_SEEDS * (seed + 1) + teachers)
             taught = [untrained.trained(inputs, targets, recipe.training, each, on_epoch) for each in seeds]
             targets = np.mean([teacher.quality_of_inputs(inputs) for teacher in taught], axis=0)
         return untrained.trained(inputs, targets, recipe.training, seed, on_epoch)
