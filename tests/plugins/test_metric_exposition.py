@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import prometheus_client
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -145,6 +145,7 @@ def test_known_series_are_there_from_the_start(instrument, number):
 # -- exposition --------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)  # no timing is asserted
 @given(st.lists(st.floats(-10, 10) | st.sampled_from([0.1, 0.5, 1.0]), max_size=30))
 def test_histograms_agree_with_prometheus_client(values):
     """Buckets, count and sum are those of prometheus_client's own histogram for the same observations."""
