@@ -26,7 +26,6 @@ from eventcore_metric.series import CounterFamily, HistogramFamily
 from eventcore_metric.sources import constant_of, predicate_of, reader_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
     from eventcore.envelope import Envelope
@@ -37,7 +36,9 @@ if TYPE_CHECKING:
     from eventcore_metric.folding import Fold
     from eventcore_metric.series import AnyFamily, Family
 
-__all__ = ["WholeFold", "direct_fold", "renew_lock", "whole_fold"]
+    Folds = Mapping[type[Event], Sequence[tuple[Instrument, AnyFamily, Fold]]]
+
+__all__ = ["Compiled", "WholeFold", "direct_fold", "whole_fold"]
 
 WholeFold = Callable[["Envelope", Mapping[str, Any]], Exception | None]
 """Folds an envelope, given its payload fields, for all instruments; returns the first error that one of them raised."""
@@ -82,6 +83,35 @@ if {sampled}:
 _SAMPLED = {"always_off": "False", "always_on": "True", "trace_based": "sampled"}
 
 
+class Compiled:
+    """The functions of all event types: ``starts`` and ``ends`` for the worker, ``direct`` for callers.
+
+    Callers add only where ``time_ns`` is given. The folds of families that they add to hold a lock, in the worker too.
+    """
+
+    def __init__(self, starts: Folds, ends: Folds, time_ns: Callable[[], int] | None = None) -> None:
+        lock = threading.RLock()
+        self.direct: dict[type[Event], DirectSink] = {}
+        if time_ns is not None:
+            direct = {event_type: direct_fold(event_type, folds, lock, time_ns) for event_type, folds in ends.items()}
+            self.direct |= {event_type: sink for event_type, sink in direct.items() if sink is not None}
+        shared = {family for event_type in self.direct for _, family, _ in ends[event_type]}
+
+        def whole(event_type: type[Event], folds: Sequence[tuple[Instrument, AnyFamily, Fold]]) -> WholeFold:
+            return whole_fold(event_type, folds, lock if any(family in shared for _, family, _ in folds) else None)
+
+        self.starts = {event_type: whole(event_type, folds) for event_type, folds in starts.items()}
+        self.ends = {event_type: whole(event_type, folds) for event_type, folds in ends.items()}
+
+    def renew_lock(self) -> None:
+        """Make the lock new in a forked child: a thread of the parent's may have held it."""
+        lock = threading.RLock()
+        for function in (*self.starts.values(), *self.ends.values(), *self.direct.values()):
+            names = function.__globals__
+            if names["lock"] is not None:
+                names["lock"] = lock
+
+
 def whole_fold(
     event_type: type[Event],
     folds: Sequence[tuple[Instrument, AnyFamily, Fold]],
@@ -105,15 +135,6 @@ def direct_fold(
     writer = _written(event_type, folds, lock)
     direct: DirectSink = writer.compiled(_DIRECT, "direct", scope=SCOPE.get, time_ns=time_ns)
     return direct
-
-
-def renew_lock(functions: Iterable[WholeFold | DirectSink]) -> None:
-    """Give functions that share a lock a new one, in a forked child: a thread of the parent's may have held it."""
-    lock = threading.RLock()
-    for function in functions:
-        names = function.__globals__
-        if names["lock"] is not None:
-            names["lock"] = lock
 
 
 def _is_direct(instrument: Instrument, family: AnyFamily, spec: EventSpec) -> bool:

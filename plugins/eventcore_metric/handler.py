@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -17,7 +16,7 @@ from eventcore.http import HttpResponse, HttpRoute
 from eventcore.timing import NOT_TIMED, TIMED_MASK
 from eventcore_metric.account import BusAccount, limit_readings
 from eventcore_metric.adapting import Adapted
-from eventcore_metric.compiled import direct_fold, renew_lock, whole_fold
+from eventcore_metric.compiled import Compiled
 from eventcore_metric.config import MetricConfig
 from eventcore_metric.declared import OWN
 from eventcore_metric.events import SeriesOverflow
@@ -33,7 +32,7 @@ from eventcore_metric.summing import Summary, summary_of
 from eventcore_otlp import environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from eventcore.by_hand import HandMade
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from eventcore.handler import DirectSink, Sink
     from eventcore.http import HttpRequest
     from eventcore.instruments import Instrument
-    from eventcore_metric.compiled import WholeFold
     from eventcore_metric.folding import Fold
     from eventcore_metric.readings import Limit, Reading
     from eventcore_metric.series import AnyFamily, Store
@@ -86,9 +84,7 @@ class MetricHandler(Handler):
         self._shared: Shared | None = None
         self._publisher: Publisher | None = None
         self._by_hand: tuple[Recorded, ...] = ()
-        self._starts: dict[type[Event], WholeFold] = {}
-        self._ends: dict[type[Event], WholeFold] = {}
-        self._direct: dict[type[Event], DirectSink] = {}
+        self._folds = Compiled({}, {})
         self._warned: dict[str, object] = {}
 
     @property
@@ -160,24 +156,7 @@ class MetricHandler(Handler):
                 for phase, fold in ((starts, folds.start), (ends, folds.end)):
                     if fold is not None:
                         phase[event_type].append((instrument, family, fold))
-        self._compile(starts, ends, emitter.time_ns)
-
-    def _compile(self, starts: _Folds, ends: _Folds, time_ns: Callable[[], int]) -> None:
-        """Compile the folds per type; those of families that callers add to hold a lock.
-
-        Callers add to series in memory only: a new one in a file takes locks that a signal handler must not find taken.
-        """
-        lock = threading.RLock()
-        alone = ends.items() if self._store is MEMORY else ()
-        direct = {event_type: direct_fold(event_type, these, lock, time_ns) for event_type, these in alone}
-        self._direct = {event_type: sink for event_type, sink in direct.items() if sink is not None}
-        shared = {family for event_type in self._direct for _, family, _ in ends[event_type]}
-
-        def whole(event_type: type[Event], these: list[tuple[Instrument, AnyFamily, Fold]]) -> WholeFold:
-            return whole_fold(event_type, these, lock if any(family in shared for _, family, _ in these) else None)
-
-        self._starts = {event_type: whole(event_type, these) for event_type, these in starts.items()}
-        self._ends = {event_type: whole(event_type, these) for event_type, these in ends.items()}
+        self._folds = Compiled(starts, ends, emitter.time_ns if self._store is MEMORY else None)
 
     def _instruments(self, catalog: Catalog) -> tuple[Instrument, ...]:
         of_packs = _from_packs.setdefault(catalog, set())
@@ -203,15 +182,15 @@ class MetricHandler(Handler):
 
     def sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - any severity
         """Take types that an instrument observes, and no others."""
-        return self.handle if event_type in self._ends else None
+        return self.handle if event_type in self._folds.ends else None
 
     def direct_sink_for(self, event_type: type[Event], severity: Severity) -> DirectSink | None:  # noqa: ARG002 - any severity
         """Take events that are only counted and measured in the caller: that is less work than queueing them."""
-        return self._direct.get(event_type)
+        return self._folds.direct.get(event_type)
 
     def start_sink_for(self, event_type: type[Event], severity: Severity) -> Sink | None:  # noqa: ARG002 - any severity
         """Take the starts of types that an instrument observes at their start."""
-        return self.handle if event_type in self._starts else None
+        return self.handle if event_type in self._folds.starts else None
 
     # -- folding -----------------------------------------------------------------------------------------------------
 
@@ -221,7 +200,7 @@ class MetricHandler(Handler):
 
     def handle_batch(self, envelopes: Sequence[Envelope]) -> None:
         """Fold a batch; a fold that raises costs its own observation, and its envelope counts as failed."""
-        starts, ends = self._starts, self._ends
+        starts, ends = self._folds.starts, self._folds.ends
         failed: dict[int, Exception] = {}
         for index, envelope in enumerate(envelopes):
             event = envelope.event
@@ -255,7 +234,7 @@ class MetricHandler(Handler):
 
     def after_fork(self) -> None:
         """In a forked child: what was counted so far is the parent's; every series starts at zero."""
-        renew_lock((*self._starts.values(), *self._ends.values(), *self._direct.values()))
+        self._folds.renew_lock()
         if self._shared is not None:
             self._shared.after_fork()
         for _, family in self._compiled:
