@@ -12,13 +12,16 @@ matrices. The last state goes through a linear classifier; what it gives are log
 
 There are two forward passes, on purpose. `FastGRNN.run` follows the equations, keeps every intermediate value and is
 what training differentiates. `CompiledFastGRNN` is for serving: since σ(v) = ½ + ½·tanh(v/2), the gate's pre-activation
-halved and laid beside the candidate's lets one ``tanh`` over ``2·hidden`` columns do both, and a normalisation of the
-input goes into ``W`` and the biases. On a hundred candidates, one step, that halves the time of the plain pass. With
-quantSigm and quantTanh the same holds for one ``clip``, without the halving.
+halved and laid above the candidate's lets one ``tanh`` over ``2·hidden`` rows do both, and a normalisation of the
+input goes into ``W`` and the biases. With quantSigm and quantTanh the same holds for one ``clip``, without the halving.
+Its arrays have examples side by side, not one below the other: gate and candidate are whole blocks of memory then, over
+which every pass is one loop. Each step is one product with ``[W | biases | U]``; wide inputs are made narrow before,
+for all steps at once. On a hundred candidates, one step, that takes a quarter less time than onnxruntime.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
@@ -102,6 +105,8 @@ class Trace(NamedTuple):
     """c, (time, batch, hidden)"""
     logits: Array
     """(batch, outputs)"""
+    running: NDArray[np.bool_] | None = None
+    """Whether a sequence goes on at a step, (time, batch); None when all last to the end"""
 
 
 class Gradients(NamedTuple):
@@ -172,15 +177,21 @@ class FastGRNN:
         """The dtype of all parameters and results."""
         return self.parameters["head_bias"].dtype
 
-    def run(self, inputs: Array, initial_state: Array | None = None) -> Trace:
+    def run(
+        self, inputs: Array, initial_state: Array | None = None, lengths: NDArray[np.integer[Any]] | None = None
+    ) -> Trace:
         """Follow the equations over ``inputs`` of shape (batch, time, features) and keep all there was on the way.
 
-        ``initial_state`` has shape (batch, hidden), zero when left out. Raises DimensionMismatch for shapes that do not
-        fit, NonFiniteInput for NaN or infinity.
+        ``initial_state`` has shape (batch, hidden), zero when left out. ``lengths``, whole numbers from 1 to time of
+        shape (batch,), say where each sequence ends: its state stays as it is then, whatever finite numbers follow.
+        Raises DimensionMismatch for shapes or lengths that do not fit, NonFiniteInput for NaN or infinity.
         """
         parameters = self.parameters
-        sequence = np.ascontiguousarray(_checked(inputs, self.config.input_size, self.dtype).swapaxes(0, 1))
+        sequence = _shaped(inputs, self.config.input_size, self.dtype)
+        _check_finite(sequence)
+        sequence = np.ascontiguousarray(sequence.swapaxes(0, 1))
         steps, batch, _ = sequence.shape
+        running = None if lengths is None else _running(lengths, batch, steps)
         hidden = self.config.hidden_size
         states = np.zeros((steps + 1, batch, hidden), dtype=self.dtype)
         if initial_state is not None:
@@ -198,9 +209,11 @@ class FastGRNN:
             a = projected[t] + _times(states[t], parameters, "U")
             gates[t] = gate(a + parameters["bias_gate"])
             updates[t] = update(a + parameters["bias_update"])
+            if running is not None:  # an open gate and no update: the state stays, exactly
+                gates[t, ~running[t]], updates[t, ~running[t]] = 1.0, 0.0
             states[t + 1] = gates[t] * states[t] + (zeta * (1.0 - gates[t]) + nu) * updates[t]
         logits = states[-1] @ parameters["head_weight"] + parameters["head_bias"]
-        return Trace(sequence, states, gates, updates, logits)
+        return Trace(sequence, states, gates, updates, logits, running)
 
     def backward(
         self,
@@ -227,6 +240,8 @@ class FastGRNN:
             z, c, h = trace.gates[t], trace.updates[t], trace.states[t]
             d_gate = d_state * (h - zeta * c) * gate_slope(z)
             d_update = d_state * (zeta * (1.0 - z) + nu) * update_slope(c)
+            if trace.running is not None:  # the slope of the gate is 0 there by itself
+                d_update[~trace.running[t]] = 0.0
             gradients["bias_gate"] += d_gate.sum(axis=0)
             gradients["bias_update"] += d_update.sum(axis=0)
             gradients["zeta"] += (d_state * (1.0 - z) * c).sum()
@@ -249,13 +264,16 @@ class CompiledFastGRNN:
     """
 
     __slots__ = (
-        "_bias",
+        "_first",
+        "_half",
         "_head_bias",
         "_head_weight",
-        "_input_factors",
-        "_mix",
+        "_matrix",
+        "_narrow_input",
+        "_narrow_state",
+        "_one",
+        "_slope",
         "_squash",
-        "_state_factors",
         "config",
         "dtype",
     )
@@ -270,61 +288,121 @@ class CompiledFastGRNN:
         self.config = config = network.config
         self.dtype = network.dtype
         p = {name: array.astype(np.float64) for name, array in network.parameters.items()}
-        # The gate's half of the columns; see the head of this module.
+        # The state is kept in units of half of σ(zeta), which no float32 can lose; see `_advance`.
+        unit, nu = 0.5 * max(float(_sigmoid(p["zeta"])[0]), 1e-20), float(_sigmoid(p["nu"])[0])
+        scale = np.ones((config.input_size, 1)) if std is None else 1.0 / np.asarray(std, dtype=np.float64)[:, None]
+        narrow_input, from_input = _narrowest(p, "W", scale)
+        narrow_state, from_state = _narrowest(p, "U", unit)
+        shift = 0.0 if mean is None else _times(np.asarray(mean, dtype=np.float64) * scale[:, 0], p, "W")
+        # The gate's half of the rows; see the head of this module.
         gate_scale = 0.5 if config.gate == "sigmoid" else 1.0
-        input_factors = _side_by_side(p, "W", gate_scale)
-        bias = np.concatenate([gate_scale * p["bias_gate"], p["bias_update"]])
-        if std is not None:
-            input_factors[0] = input_factors[0] / np.asarray(std, dtype=np.float64)[:, None]
-        if mean is not None:
-            bias -= _chain(np.asarray(mean, dtype=np.float64), input_factors)
-        self._input_factors = [factor.astype(self.dtype) for factor in input_factors]
-        self._state_factors = [factor.astype(self.dtype) for factor in _side_by_side(p, "U", gate_scale)]
-        self._bias = bias.astype(self.dtype)
-        self._head_weight = network.parameters["head_weight"].copy()
+        rows = [
+            factor * np.vstack([from_input, p[bias] - shift, from_state]).T
+            for factor, bias in ((gate_scale, "bias_gate"), (1.0, "bias_update"))
+        ]
+        self._matrix = np.vstack(rows).astype(self.dtype)
+        self._narrow_input = None if narrow_input is None else narrow_input.astype(self.dtype)
+        self._narrow_state = None if narrow_state is None else narrow_state.T.astype(self.dtype)
+        self._head_weight = (unit * p["head_weight"]).astype(self.dtype)
         self._head_bias = network.parameters["head_bias"].copy()
-        zeta, nu = float(_sigmoid(p["zeta"])[0]), float(_sigmoid(p["nu"])[0])
-        # σ(zeta)·(1 - z) + σ(nu) with z = ½ + ½g is (½σ(zeta) + σ(nu)) - ½σ(zeta)·g.
-        self._mix = (0.5 * zeta + nu, 0.5 * zeta)
+        # As arrays: numpy takes a third longer to multiply by a Python number.
+        self._one, self._half = np.array(1.0, dtype=self.dtype), np.array(0.5, dtype=self.dtype)
+        self._slope, self._first = np.array(2.0 + nu / unit, self.dtype), np.array(1.0 + nu / unit, self.dtype)
         self._squash = _SQUASHES[config.gate, config.update]
 
     def __repr__(self) -> str:
         """Show the configuration and the dtype."""
         return f"CompiledFastGRNN({self.config}, {self.dtype})"
 
-    def logits(self, inputs: Array) -> Array:
+    def logits(self, inputs: Array, lengths: NDArray[np.integer[Any]] | None = None) -> Array:
         """Return logits of shape (batch, outputs) for ``inputs`` of shape (batch, time, features).
 
-        Raises DimensionMismatch for a shape that does not fit, NonFiniteInput for NaN or infinity.
+        ``lengths`` says where each sequence ends, as in `FastGRNN.run`. Raises DimensionMismatch for a shape that does
+        not fit, NonFiniteInput for NaN or infinity.
         """
-        sequence = _checked(inputs, self.config.input_size, self.dtype)
+        sequence = _shaped(inputs, self.config.input_size, self.dtype)
         batch, steps, features = sequence.shape
         hidden = self.config.hidden_size
-        projected = _chain(sequence.reshape(batch * steps, features), self._input_factors) + self._bias
-        projected = projected.reshape(batch, steps, 2 * hidden)
-        constant, slope = self._mix
-        squashed = self._squash(projected[:, 0])
+        running = None if lengths is None else _running(lengths, batch, steps)
+        if self._narrow_input is None:
+            _check_finite(sequence)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                narrow = sequence.reshape(-1, features).dot(self._narrow_input)
+            # What is not finite makes every number of its row so: it shows here, among a tenth of the numbers.
+            if not math.isfinite(np.vdot(narrow, narrow)):
+                _check_finite(sequence)
+            sequence = narrow.reshape(batch, steps, -1)
+        fixed = sequence.shape[2] + 1
+        # What one step multiplies: rows of the input, a row of ones for the biases, rows of the state.
+        columns = np.empty((steps, self._matrix.shape[1], batch), dtype=self.dtype)
+        columns[:, : fixed - 1] = sequence.transpose(1, 2, 0)
+        columns[:, fixed - 1] = 1.0
         # The first step starts from the zero state: nothing to carry over, no product with U.
-        state = (constant - slope * squashed[:, :hidden]) * squashed[:, hidden:]
+        squashed = self._squash(self._matrix[:, :fixed].dot(columns[0, :fixed]), hidden)
+        state = np.subtract(self._first, squashed[:hidden])
+        state *= squashed[hidden:]
         for t in range(1, steps):
-            squashed = self._squash(projected[:, t] + _chain(state, self._state_factors))
-            gate = squashed[:, :hidden]
-            state = 0.5 * (state + gate * state) + (constant - slope * gate) * squashed[:, hidden:]
-        return state @ self._head_weight + self._head_bias
+            column = columns[t]
+            if self._narrow_state is None:
+                column[fixed:] = state
+            else:
+                np.dot(self._narrow_state, state, out=column[fixed:])
+            squashed = self._squash(self._matrix.dot(column), hidden)
+            following = self._advance(state, squashed[:hidden], squashed[hidden:])
+            if running is not None:
+                np.copyto(following, state, where=~running[t])
+            state = following
+        logits: Array = state.T.dot(self._head_weight)
+        logits += self._head_bias
+        return logits
+
+    def _advance(self, state: Array, gate: Array, update: Array) -> Array:
+        """Return h' = ½(1 + g)(h - σ(zeta)·c) + (σ(zeta) + σ(nu))·c for z = ½ + ½g, in units of ½σ(zeta).
+
+        So counted it takes six passes; ``gate`` and ``update`` are used up.
+        """
+        following: Array = state * self._half
+        following -= update
+        gate += self._one
+        following *= gate
+        update *= self._slope
+        following += update
+        return following
 
 
-def _checked(inputs: Array, features: int, dtype: np.dtype[Any]) -> Array:
+def _shaped(inputs: Array, features: int, dtype: np.dtype[Any]) -> Array:
     sequence = np.asarray(inputs, dtype=dtype)
     if sequence.ndim != 3 or sequence.shape[1] == 0 or sequence.shape[2] != features:
         raise DimensionMismatch(
             f"the input has shape {sequence.shape}, expected (batch, time >= 1, features = {features})"
         )
-    if not np.isfinite(sequence).all():
+    return sequence
+
+
+def _check_finite(sequence: Array) -> None:
+    # A sum of squares is finite only if all are; if it is not, it may have overflowed. Half the time of `isfinite`;
+    # `vdot`, as `dot` warns of the overflow.
+    if not math.isfinite(np.vdot(sequence, sequence)) and not np.isfinite(sequence).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(sequence))[0])
         raise NonFiniteInput(
             f"input{list(where)} (batch, time, feature) is {sequence[where]}: leave out or repair what is not finite"
         )
-    return sequence
+
+
+def _running(lengths: NDArray[np.integer[Any]], batch: int, steps: int) -> NDArray[np.bool_]:
+    """Return whether each sequence goes on at each step, (time, batch)."""
+    lengths = np.asarray(lengths)
+    if lengths.shape != (batch,) or lengths.dtype.kind not in "iu":
+        raise DimensionMismatch(
+            f"lengths are {lengths.dtype}{lengths.shape}, expected a whole number per sequence, shape {(batch,)}"
+        )
+    if batch and not (lengths.min() >= 1 and lengths.max() <= steps):
+        raise DimensionMismatch(
+            f"lengths are {lengths.min()} to {lengths.max()}, expected 1 to {steps}, the time axis of the input"
+        )
+    running: NDArray[np.bool_] = np.arange(steps)[:, None] < lengths
+    return running
 
 
 def _matrix_shapes(name: str, rows: int, columns: int, rank: int | None) -> dict[str, tuple[int, ...]]:
@@ -353,26 +431,22 @@ def _matrix_gradients(parameters: Mapping[str, Array], name: str, inputs: Array,
     return {f"{name}1": rows.T @ (d_rows @ second.T), f"{name}2": (rows @ first).T @ d_rows}
 
 
-def _side_by_side(parameters: Mapping[str, Array], name: str, gate_scale: float) -> list[Array]:
-    """Return the factors of ``[gate_scale·M | M]``: two thin ones where that takes fewer multiplications, else one.
+def _narrowest(parameters: Mapping[str, Array], name: str, scale: Array | float) -> tuple[Array | None, Array]:
+    """Return two factors of the scaled matrix ``name``, the first None where multiplying at once is the cheapest.
 
-    A whole M counts as M·I: for many features, multiplying by M once and by [gate_scale·I | I] is the cheaper way.
+    The second meets gate and candidate, so its rows should be few: as many as there are features or hidden units, or
+    as the rank says.
     """
     if name in parameters:
-        first = parameters[name]
-        second: Array = np.eye(first.shape[1])
-    else:
-        first, second = parameters[f"{name}1"], parameters[f"{name}2"]
-    doubled = np.concatenate([gate_scale * second, second], axis=1)
-    if first.size + doubled.size < first.shape[0] * doubled.shape[1]:
-        return [first, doubled]
-    return [first @ doubled]
-
-
-def _chain(values: Array, factors: list[Array]) -> Array:
-    for factor in factors:
-        values = values @ factor
-    return values
+        whole = scale * parameters[name]
+        rows, columns = whole.shape
+        return (None, whole) if rows <= columns else (whole, np.eye(columns))
+    first, second = scale * parameters[f"{name}1"], parameters[f"{name}2"]
+    rows, rank = first.shape
+    columns = second.shape[1]
+    if rank < min(rows, columns):
+        return first, second
+    return (None, first @ second) if rows <= columns else (first @ second, np.eye(columns))
 
 
 def _sigmoid(values: Array) -> Array:
@@ -391,14 +465,27 @@ def _quant_tanh(values: Array) -> Array:
     return clipped
 
 
-def _tanh_beside_clip(values: Array) -> Array:
-    gate, update = np.split(values, 2, axis=-1)
-    return np.concatenate([np.tanh(gate), _quant_tanh(update)], axis=-1)
+# The squashes work in place on rows that hold the gate's pre-activations first.
 
 
-def _clip_beside_tanh(values: Array) -> Array:
-    gate, update = np.split(values, 2, axis=-1)
-    return np.concatenate([_quant_tanh(gate), np.tanh(update)], axis=-1)
+def _tanh_both(rows: Array, hidden: int) -> Array:  # noqa: ARG001 - all squashes are called alike
+    return np.tanh(rows, out=rows)
+
+
+def _clip_both(rows: Array, hidden: int) -> Array:  # noqa: ARG001 - the same
+    return np.clip(rows, -1.0, 1.0, out=rows)
+
+
+def _tanh_beside_clip(rows: Array, hidden: int) -> Array:
+    np.tanh(rows[:hidden], out=rows[:hidden])
+    np.clip(rows[hidden:], -1.0, 1.0, out=rows[hidden:])
+    return rows
+
+
+def _clip_beside_tanh(rows: Array, hidden: int) -> Array:
+    np.clip(rows[:hidden], -1.0, 1.0, out=rows[:hidden])
+    np.tanh(rows[hidden:], out=rows[hidden:])
+    return rows
 
 
 # Slopes in terms of the function's own value, so that pre-activations need not be kept.
@@ -410,9 +497,9 @@ _UPDATE_SLOPES: dict[str, Callable[[Array], Array]] = {
     "tanh": lambda c: 1.0 - c * c,
     "quantTanh": lambda c: 1.0 * (np.abs(c) < 1.0),
 }
-_SQUASHES: dict[tuple[str, str], Callable[[Array], Array]] = {
-    ("sigmoid", "tanh"): np.tanh,
-    ("quantSigm", "quantTanh"): _quant_tanh,
+_SQUASHES: dict[tuple[str, str], Callable[[Array, int], Array]] = {
+    ("sigmoid", "tanh"): _tanh_both,
+    ("quantSigm", "quantTanh"): _clip_both,
     ("sigmoid", "quantTanh"): _tanh_beside_clip,
     ("quantSigm", "tanh"): _clip_beside_tanh,
 }

@@ -2,7 +2,8 @@
 
 Everything random comes from one seed, and nothing is summed in an order that may change, so the same data, settings and
 numpy build give the same weights bit for bit. A loss is a function from logits and targets to its mean and the gradient
-of that mean; `binary_cross_entropy` is the one the router uses, and another head needs no more than another function.
+of that mean; `binary_cross_entropy` is the one the router uses, `softmax_cross_entropy` the one for exclusive classes,
+and another head needs no more than another function.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "TrainingReport",
     "binary_cross_entropy",
     "clip_by_global_norm",
+    "softmax_cross_entropy",
     "train",
 ]
 
@@ -48,6 +50,20 @@ def binary_cross_entropy(logits: Array, targets: Array) -> tuple[float, Array]:
     losses = np.maximum(logits, 0.0) - logits * targets + np.log1p(np.exp(-np.abs(logits)))
     gradient = (0.5 + 0.5 * np.tanh(0.5 * logits) - targets) / logits.size
     return float(losses.mean()), gradient
+
+
+def softmax_cross_entropy(logits: Array, targets: Array) -> tuple[float, Array]:
+    """Return the mean cross-entropy of softmax(``logits``) against ``targets``, and its gradient.
+
+    Both have shape (batch, classes); each row of targets is a distribution: one-hot for a known class, a teacher's
+    probabilities otherwise. The largest logit is taken off first, so nothing overflows; the gradient is
+    (softmax(l) - y) / batch.
+    """
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    powers = np.exp(shifted)
+    sums = powers.sum(axis=1, keepdims=True)
+    loss = float((targets * (np.log(sums) - shifted)).sum() / len(logits))
+    return loss, (powers / sums - targets) / len(logits)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,10 +97,13 @@ class Normalisation:
 
 
 class Examples(NamedTuple):
-    """Inputs of shape (examples, time, features), already normalised, and targets of shape (examples, outputs)."""
+    """What is learned from; the targets have shape (examples, outputs), or one more axis where the loss wants it."""
 
     inputs: Array
+    """(examples, time, features), already normalised"""
     targets: Array
+    lengths: NDArray[np.integer[Any]] | None = None
+    """(examples,): where each sequence ends; None when all last to the end"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +218,14 @@ def train(
     *,
     loss: Loss = binary_cross_entropy,
     on_epoch: Callable[[Epoch], object] | None = None,
+    after_step: Callable[[int], object] | None = None,
 ) -> TrainingReport:
     """Train ``network`` in place and leave it with the weights of the lowest validation loss.
 
     Without ``validation`` examples it trains for all epochs and keeps the last weights: with a cosine schedule that
     wastes no example, and a small validation set picks an epoch by chance. ``on_epoch`` is called after each epoch, for
-    progress. Raises TrainingError when there are no examples or the loss is no longer finite, DimensionMismatch when
+    progress; ``after_step`` after each mini-batch with the number of those made, and may change the network's arrays.
+    Raises TrainingError when there are no examples or the loss is no longer finite, DimensionMismatch when
     inputs, targets and network do not fit, NonFiniteInput for NaN or infinity in the data.
     """
     config = config or TrainingConfig()
@@ -220,11 +241,12 @@ def train(
         with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported below, in words
             for number in range(1, config.epochs + 1):
                 training_loss, gradient_norm = _one_pass(
-                    network, training, loss, adam, config=config, random=random, steps=steps
+                    network, training, loss, adam, config=config, random=random, steps=steps, after_step=after_step
                 )
                 validation_loss = math.nan
                 if validation is not None:
-                    validation_loss, _ = loss(network.run(validation.inputs).logits, validation.targets)
+                    logits = network.run(validation.inputs, lengths=validation.lengths).logits
+                    validation_loss, _ = loss(logits, validation.targets)
                 if not math.isfinite(training_loss + (0.0 if validation is None else validation_loss)):
                     raise TrainingError(
                         f"training diverged in epoch {number}: the loss is {training_loss}, in validation "
@@ -259,6 +281,7 @@ def _one_pass(
     config: TrainingConfig,
     random: np.random.Generator,
     steps: int,
+    after_step: Callable[[int], object] | None,
 ) -> tuple[float, float]:
     """Go over the examples once, in a new order; return the mean loss and the largest gradient norm.
 
@@ -273,7 +296,8 @@ def _one_pass(
             inputs = inputs + config.input_noise * random.standard_normal(inputs.shape, dtype=inputs.dtype)
         if config.schedule == "cosine":
             adam.learning_rate = config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * adam.steps / steps))
-        trace = network.run(inputs)
+        lengths = None if training.lengths is None else training.lengths[chosen]
+        trace = network.run(inputs, lengths=lengths)
         batch_loss, logit_gradient = loss(trace.logits, training.targets[chosen])
         gradients = network.backward(trace, logit_gradient).parameters
         for name, gradient in gradients.items():
@@ -281,6 +305,8 @@ def _one_pass(
                 gradients[name] = gradient + config.l2 * network.parameters[name]
         largest_norm = max(largest_norm, clip_by_global_norm(gradients, config.max_gradient_norm))
         adam.step(network.parameters, gradients)
+        if after_step is not None:
+            after_step(adam.steps)
         total += batch_loss * len(chosen)
     return total / len(order), largest_norm
 
@@ -290,11 +316,13 @@ def _checked(network: FastGRNN, examples: Examples, which: str) -> Examples:
     targets = np.asarray(examples.targets, dtype=network.dtype)
     if not len(inputs):
         raise TrainingError(f"there are no {which} examples: pass at least one")
-    if targets.shape != (len(inputs), network.config.output_size):
+    if targets.ndim < 2 or targets.shape[:2] != (len(inputs), network.config.output_size):
         raise DimensionMismatch(
             f"{which} targets have shape {targets.shape}, expected (examples, outputs) = "
             f"{(len(inputs), network.config.output_size)}"
         )
     if not np.isfinite(targets).all():
         raise NonFiniteInput(f"{which} targets hold NaN or infinity: leave out or repair those examples")
-    return Examples(inputs, targets)
+    if examples.lengths is not None and len(examples.lengths) != len(inputs):
+        raise DimensionMismatch(f"{which} has {len(inputs)} sequences and {len(examples.lengths)} lengths: one each")
+    return Examples(inputs, targets, examples.lengths)

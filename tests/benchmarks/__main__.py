@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 
-GROUPS = ("dispatch", "startup", "signals", "by_logfire", "load", "guides")
+GROUPS = ("dispatch", "startup", "signals", "by_logfire", "load", "guides", "router")
 PEERS = ("structlog", "prometheus-client", "opentelemetry-sdk", "blinker", "bubus", "logfire", "pydantic")
 
 

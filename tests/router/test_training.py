@@ -12,6 +12,7 @@ from router.training import (
     TrainingConfig,
     binary_cross_entropy,
     clip_by_global_norm,
+    softmax_cross_entropy,
     train,
 )
 
@@ -36,6 +37,31 @@ def test_what_needs_memory_is_learned():
     held_out = _memory_task(500, 3)
     right = (network.run(held_out.inputs).logits > 0.0) == (held_out.targets > 0.5)
     assert right.mean() > 0.93
+
+
+def test_sequences_of_unequal_length_are_learned_from_where_they_end():
+    """With lengths, what stands after a sequence's end is not learned from: the same weights come out of other fill."""
+    random = np.random.default_rng(1)
+    lengths = random.integers(1, 9, 60)
+    task = _memory_task(60, 1)
+    weights = []
+    for fill in (0.0, 7.0):
+        inputs = np.where(np.arange(8)[None, :, None] < lengths[:, None, None], task.inputs, fill)
+        examples = Examples(inputs, task.targets, lengths)
+        network = FastGRNN.initialise(FastGRNNConfig(1, 4), seed=0)
+        report = train(network, examples, examples, TrainingConfig(epochs=3))
+        weights.append((network.parameters["U"].tobytes(), report.best.validation_loss))
+    assert weights[0] == weights[1]
+    with pytest.raises(DimensionMismatch, match="one each"):
+        train(network, Examples(task.inputs, task.targets, lengths[:5]), None)
+
+
+def test_every_step_is_told_with_its_number():
+    """The hook after each mini-batch sees all of them, counted from 1 through the epochs."""
+    seen = []
+    network = FastGRNN.initialise(FastGRNNConfig(1, 4), seed=0)
+    train(network, _memory_task(70, 1), None, TrainingConfig(epochs=2), after_step=seen.append)
+    assert seen == [1, 2, 3, 4, 5, 6]
 
 
 def test_training_is_reproducible_bit_for_bit():
@@ -173,6 +199,25 @@ def test_cross_entropy_survives_extreme_logits():
     loss, gradient = binary_cross_entropy(np.array([[1000.0], [-1000.0]]), np.array([[0.0], [0.0]]))
     assert loss == 500.0
     np.testing.assert_allclose(gradient, [[0.5], [0.0]])
+
+
+def test_softmax_cross_entropy_is_its_formula_and_its_gradient_the_derivative():
+    """Loss -Σ y·log softmax(l), averaged over the batch; gradient as by finite differences; extremes do no harm."""
+    random = np.random.default_rng(1)
+    logits, targets = random.standard_normal((5, 4)), random.dirichlet(np.ones(4), 5)
+    loss, gradient = softmax_cross_entropy(logits, targets)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert loss == pytest.approx(-(targets * np.log(probabilities)).sum() / 5)
+    for index in np.ndindex(logits.shape):
+        moved = logits.copy()
+        moved[index] += 1e-5
+        high, _ = softmax_cross_entropy(moved, targets)
+        moved[index] -= 2e-5
+        low, _ = softmax_cross_entropy(moved, targets)
+        assert gradient[index] == pytest.approx((high - low) / 2e-5, abs=1e-9)
+    loss, gradient = softmax_cross_entropy(np.array([[1000.0, -1000.0]]), np.array([[0.0, 1.0]]))
+    assert loss == 2000.0
+    np.testing.assert_allclose(gradient, [[1.0, -1.0]])
 
 
 def test_adam_takes_the_published_steps():
