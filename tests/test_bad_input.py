@@ -47,6 +47,22 @@ def test_misspelt_option_of_a_handler():
     assert message == "eventcore.toml: [handlers.log]: unknown option 'formt'; did you mean 'format'?"
 
 
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ('[handlers.log]\nschema = "x"', "option 'schema' is 'x': Input should be 'tinyllm'"),
+        ('[handlers.log]\nschem = "x"', "unknown option 'schem'; did you mean 'schema'?"),
+        ('[handlers.metric]\nexporter = "prom"', "option 'exporter' is 'prom': expected 'prometheus', 'otlp'"),
+        ('[handlers.span]\nexporter = "jaeger"\nendpoint = "localhost:6831"', "port 6831 is Jaeger's retired agent"),
+    ],
+)
+def test_wrong_value_of_an_option(toml, message):
+    """A wrong value is shown under the option's own name, with what was expected, in no library's words."""
+    told = configuration_error(toml)
+    assert message in told
+    assert "Value error" not in told
+
+
 def test_unknown_handler():
     """A handler that no plugin offers names file and table, and the handler that was meant."""
     message = configuration_error("[handlers.metrics]")

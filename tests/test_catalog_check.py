@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
+from eventcore import by_hand
 from eventcore.cli import app
 from router.errors import ERROR_TYPES
 
 
 @pytest.fixture
-def check(tmp_path):
+def check(tmp_path, monkeypatch):
     """Return a function that runs the check with a limit and returns exit code and output."""
+    monkeypatch.setattr(by_hand, "_declared", {})  # other tests' metrics by hand are of this process, too
 
     def run(max_series, *arguments):
         path = tmp_path / "eventcore.toml"
@@ -50,3 +54,41 @@ def test_the_check_in_json(check):
     assert answer["max_series"] == 3
     assert {"name": "tiny_dancer_feature_engineering_duration_seconds", "combinations": 4} in answer["over"]
     assert answer["open"] == []
+
+
+SHOP = """
+from typing import Annotated, Literal
+import eventcore as ec
+
+class Sold(ec.Event, name="till.sold", category="user"):
+    currency: Annotated[Literal["eur", "usd"], ec.Label]
+    shop: Annotated[Literal["a", "b", "c"], ec.Label]
+    customer: Annotated[str, ec.Label]
+
+METRICS = [
+    ec.Counter("till_sold_total", on=Sold, labels={"currency": "currency", "shop": "shop"}, help="Sold."),
+    ec.Counter("till_customers_total", on=Sold, labels={"customer": "customer"}, help="Sold, by customer."),
+]
+OPEN = ec.gauge("till_open", labels={"till": ["1", "2", "3", "4"]}, help="Tills that are open.")
+"""
+
+
+def test_instruments_of_an_application_are_checked_before_it_runs(tmp_path):
+    """``--instruments`` names the list that ``configure()`` is given; metrics by hand of its module count."""
+    (tmp_path / "till_check.py").write_text(SHOP)
+    (tmp_path / "eventcore.toml").write_text("[handlers.metric]\nmax_series = 3\n")
+    command = [sys.executable, "-m", "eventcore", "catalog", "--check", "--json", "--instruments", "till_check:METRICS"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done.stderr
+    answer = json.loads(done.stdout)
+    assert {"name": "till_sold_total", "combinations": 6} in answer["over"]
+    assert {"name": "till_open", "combinations": 4} in answer["over"]
+    assert answer["open"] == ["till_customers_total"]
+
+
+@pytest.mark.parametrize("path", ["no_such:METRICS", "json:loads", "os:sep", "eventcore.errors:__all__"])
+def test_a_path_without_instruments_is_one_clear_error(path):
+    """A path that leads to no instruments is named, exit code 2."""
+    result = CliRunner().invoke(app, ["catalog", "--check", "--instruments", path])
+    assert result.exit_code == 2
+    assert f"--instruments {path}" in " ".join(result.stderr.split())

@@ -370,8 +370,8 @@ def test_metrics_stay_off_unless_told(configure, write, monkeypatch, value):
 
 
 def test_metrics_that_are_configured_are_not_added_again(configure, write, monkeypatch):
-    """``ENABLE_METRICS=true`` adds no second metric handler where one is configured under another name."""
-    monkeypatch.setenv("ENABLE_METRICS", "TRUE")
+    """``ENABLE_METRICS=1`` is ``true``, and adds no second metric handler to one that has another name."""
+    monkeypatch.setenv("ENABLE_METRICS", "1")
     emitter = configure(handlers={"numbers": {"use": "metric"}}, http={"port": 0})
     assert [handler.name for handler in emitter.handlers] == ["numbers"]
 

@@ -7,12 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from eventcore.errors import ConfigurationError
 from eventcore_generate.output import Files, header, yaml_text
 from eventcore_generate.prometheus import PATH, ScrapeInterval
 from eventcore_generate.serving import Serving
 from eventcore_generate.source import Source  # noqa: TC001 - the command line reads the annotations
 
 __all__ = ["kubernetes"]
+
+_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?([EPTGMk]|[EPTGMK]i)?")
+"""https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/, as far as memory has it."""
 
 
 def kubernetes(
@@ -27,6 +31,8 @@ def kubernetes(
     scrape_interval: ScrapeInterval = "15s",
 ) -> Files:
     """Make Kubernetes manifests: Deployment with probes and annotations, Service, ServiceMonitor."""
+    if not _QUANTITY.fullmatch(memory):
+        raise ConfigurationError(f"--memory {memory!r}: write a number of bytes, with a unit as in 256Mi or 1Gi")
     serving = Serving.of(source)
     name = source.slug
     labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/version": _label(source.resource.version)}

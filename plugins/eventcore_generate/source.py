@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pkgutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from eventcore.by_hand import declared
 from eventcore.catalog import Catalog
-from eventcore.cli.source import import_module
+from eventcore.cli.source import import_module, instruments_at
 from eventcore.debugging import detailed
 from eventcore.errors import ConfigurationError
 from eventcore.exposition import exposition_of, metric_of
@@ -84,7 +83,7 @@ class Source:
         self._buckets = {name: bounds for options in metric for name, bounds in options.get("buckets", {}).items()}
         self._rename = {name: other for options in metric for name, other in options.get("rename", {}).items()}
         self._new_names: dict[str, str] = {}
-        given = [self._with_buckets(instrument) for path in instruments for instrument in _resolved(path)]
+        given = [self._with_buckets(instrument) for path in instruments for instrument in instruments_at(path)]
         self.catalog.register(given)
         self.catalog.register_events(_made_in(modules))
         self._given = {instrument.name: instrument for instrument in given}
@@ -180,14 +179,3 @@ def _made_in(modules: Sequence[str]) -> list[type[Event]]:
     """Return the event types of modules and of what lies below them."""
     inside = tuple(f"{module}." for module in modules)
     return [event_type for event_type in made_events() if f"{event_type.__module__}.".startswith(inside)]
-
-
-def _resolved(path: str) -> Sequence[Instrument]:
-    try:
-        found = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"--instruments {path}: {error}; write it as module:NAME") from None
-    listed = list(found) if isinstance(found, list | tuple) else [found]
-    if not all(isinstance(item, Instrument) for item in listed):
-        raise ConfigurationError(f"--instruments {path}: no instruments; name a list of ec.Counter, ec.Gauge and so on")
-    return listed

@@ -6,9 +6,9 @@ import os
 import pkgutil
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from eventcore.errors import ConfigurationError
 from eventcore.health import HealthCheck
@@ -87,17 +87,22 @@ class HealthService(Service):
         interval_s: float = Field(
             30.0, ge=0, description="Pause between runs of all checks, so that changes are noticed; 0: only when asked."
         )
-        memory: _Share | Literal[False] = Field(
+        memory: _Share | None = Field(
             default_factory=lambda: _Share.model_validate({}), description="Memory in use; false leaves it out."
         )
-        disk_space: _DiskSpace | Literal[False] = Field(
+        disk_space: _DiskSpace | None = Field(
             default_factory=lambda: _DiskSpace.model_validate({}), description="Disk in use; false leaves it out."
         )
-        errors: _Errors | Literal[False] = Field(
-            default=False, description="Errors among the process's own events; left out unless there is a table."
+        errors: _Errors | None = Field(
+            None, description="Errors among the process's own events; left out unless there is a table."
         )
         external: dict[str, _External] = Field(default_factory=dict, description="Services by name.")
         checks: dict[str, _Custom] = Field(default_factory=dict, description="Checks of your own, by name.")
+
+        @field_validator("memory", "disk_space", "errors", mode="before")
+        @classmethod
+        def _switched(cls, value: Any) -> Any:
+            return ({} if value else None) if isinstance(value, bool) else value
 
     config: Config
 

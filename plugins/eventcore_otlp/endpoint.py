@@ -80,13 +80,13 @@ class Endpoint:
 
 def check_url(value: str) -> str:
     """Return ``value`` if OTLP can be sent there; ValueError says what is wrong with it."""
-    parts = urlsplit(value)
+    parts = urlsplit(value if "//" in value else f"//{value}")  # the guides give Jaeger's agent as host:port
+    if parts.port in _RETIRED:
+        raise ValueError(f"port {parts.port} {_RETIRED[parts.port]}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected a URL such as http://localhost:4318")
     if parts.username or parts.password:
         raise ValueError("credentials belong into headers, not into the URL")
-    if parts.port in _RETIRED:
-        raise ValueError(f"port {parts.port} {_RETIRED[parts.port]}")
     return value
 
 

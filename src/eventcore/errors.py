@@ -103,11 +103,13 @@ def mistakes(error: ValidationError, options: Mapping[str, FieldInfo], where: Ca
     from eventcore.redaction import scrub_text
 
     sentences = []
+    options = {field.alias or name: field for name, field in options.items()}
     for problem in error.errors(include_url=False):
         path = tuple(str(part) for part in problem["loc"])
         key = ".".join(path)
+        expected = problem["msg"].removeprefix("Value error, ")  # pydantic's words for what a validator of ours says
         if not path:
-            sentences.append(f"{where(path)} is {scrub_text(repr(problem['input']))}: {problem['msg']}")
+            sentences.append(f"{where(path)} is {scrub_text(repr(problem['input']))}: {expected}")
         elif problem["type"] == "extra_forbidden":
             sentences.append(f"{where(path)}: unknown option {key!r}{did_you_mean(key, options)}")
         elif problem["type"] == "missing":
@@ -117,5 +119,5 @@ def mistakes(error: ValidationError, options: Mapping[str, FieldInfo], where: Ca
             # A field that is not shown in repr() holds a secret, and so may any text.
             is_shown = path and path[0] in options and options[path[0]].repr
             shown = f"is {scrub_text(repr(problem['input']))}" if is_shown else "is not valid"
-            sentences.append(f"{where(path)}: option {key!r} {shown}: {problem['msg']}")
+            sentences.append(f"{where(path)}: option {key!r} {shown}: {expected}")
     return "; ".join(sentences)

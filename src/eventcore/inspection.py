@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from eventcore import __version__
+from eventcore.by_hand import declared
 from eventcore.catalog import Catalog
 from eventcore.errors import EventCoreError, did_you_mean
 from eventcore.events import Event, Severity
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from eventcore.dispatch import Attachment
     from eventcore.emitter import Emitter
+    from eventcore.exposition import Metric
     from eventcore.handler import HandlerConfig
     from eventcore.instruments import Instrument
     from eventcore.ledger import LedgerRow
@@ -269,11 +271,12 @@ def event_type_of(emitter: Emitter, name: str) -> type[Event]:
 
 
 def catalog_of(emitter: Emitter) -> dict[str, Any]:
-    """Return event types, metric packs and the instruments given in code, fit for JSON.
+    """Return event types, metric packs, the instruments given in code and metrics by hand, fit for JSON.
 
     ``events``: name, category, severity, operation, fields (role, unit, values). ``packs``: by name, and
     ``instruments``: each name, kind, labels (name to its values, null where they are not finite), combinations of these
-    values (null likewise), events. ``max_series``: the strictest limit of the handlers.
+    values (null likewise), events. ``by_hand``: the same, without events. ``max_series``: the strictest limit of the
+    handlers.
     """
     catalog = full_catalog(emitter)
     limits = [limit for h in emitter.handlers if (limit := getattr(h.config, "max_series", None)) is not None]
@@ -282,6 +285,7 @@ def catalog_of(emitter: Emitter) -> dict[str, Any]:
         "events": [_event(event_type) for event_type in catalog.events.values()],
         "packs": {name: [_instrument(item) for item in catalog.pack(name)] for name in catalog.packs},
         "instruments": [_instrument(item) for item in emitter.catalog.given],
+        "by_hand": [_metric(hand.metric) for hand in declared()],
         "max_series": min(limits, default=MAX_SERIES),
     }
 
@@ -326,6 +330,11 @@ def _instrument(item: Instrument) -> dict[str, Any]:
         "combinations": metric_of(item).combinations,
         "events": [event_type.__event__.name for event_type in item.types],
     }
+
+
+def _metric(item: Metric) -> dict[str, Any]:
+    labels = {name: None if values is None else sorted(values) for name, values in item.labels.items()}
+    return {"name": item.name, "kind": item.kind, "labels": labels, "combinations": item.combinations, "events": []}
 
 
 def plain(value: Any) -> Any:  # noqa: PLR0911 - a table of cases

@@ -17,9 +17,11 @@ from eventcore.settings import Sources, load_settings
 from eventcore.setup import _add_handlers, _has_structlog, _make_service, _with_debug
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from eventcore.handler import Handler
+    from eventcore.instruments import Instrument
     from eventcore.journal_config import JournalConfig
     from eventcore.resource import Resource
 
@@ -46,8 +48,8 @@ class _Rehearsal(Emitter):
         return super().add_handler(handler, name=name)
 
 
-def rehearse(config: str | Path | None = None) -> Emitter:
-    """Return an emitter with the handlers that ``configure(config=…)`` would attach; emit nothing on it.
+def rehearse(config: str | Path | None = None, instruments: Iterable[Instrument] = ()) -> Emitter:
+    """Return an emitter with the handlers that ``configure(config=…, instruments=…)`` would attach; emit nothing on it.
 
     Raises ConfigurationError as ``configure`` does, except for what only shows when something is opened.
     """
@@ -58,7 +60,7 @@ def rehearse(config: str | Path | None = None) -> Emitter:
     frame = settings.frame
     emitter = _Rehearsal(
         resource=settings.resource,
-        catalog=Catalog(instruments=more, packs=plugins.packs(), contributed=plugins.events),
+        catalog=Catalog(instruments=(*instruments, *more), packs=plugins.packs(), contributed=plugins.events),
         journal=frame.journal,
     )
     emitter.plugins = plugins

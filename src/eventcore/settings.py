@@ -27,6 +27,7 @@ __all__ = ["PluginSettings", "Settings", "Sources", "load_settings"]
 
 PREFIX = "EVENTCORE_"
 NOT_SETTINGS = frozenset({"EVENTCORE_CONFIG", "EVENTCORE_DATA", "EVENTCORE_REQUIRE_SERVERS", "EVENTCORE_TOKEN"})
+_YES = ("true", "1", "yes", "on")
 _ALIASES = {"LOG_LEVEL": ("handlers", "log", "min_severity"), "LOG_FORMAT": ("handlers", "log", "format")}
 
 
@@ -291,7 +292,7 @@ def _with_aliases(settings: Settings) -> Settings:
             if variables.get(variable) and not is_said(path):
                 handlers["log"][path[-1]] = variables[variable].lower()
                 aliased[path] = sources.variable(variable)
-    if variables.get("ENABLE_METRICS", "").lower() == "true":
+    if variables.get("ENABLE_METRICS", "").lower() in _YES:
         if not any(options.get("use", name) == "metric" for name, options in handlers.items()):
             handlers["metric"] = {}
         services.setdefault("http", {})

@@ -124,6 +124,13 @@ def test_retention_and_scrape_interval_are_options(settings):
     assert yaml.safe_load(made["prometheus.yml"])["global"]["scrape_interval"] == "5s"
 
 
+def test_an_amount_of_memory_that_is_none_is_one_clear_error(generate):
+    """Kubernetes takes no ``3zz``: the error names option and value, and says what to write."""
+    assert "--memory '3zz': write a number of bytes, with a unit as in 256Mi" in generate(
+        "k8s", "--memory", "3zz", code=2
+    )
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("--retention-time", "two weeks"), ("--retention-size", "10"), ("--scrape-interval", "15")]
 )

@@ -198,10 +198,21 @@ def test_memory_and_disk_space_can_be_left_out():
     assert list(emitter.health.report()["checks"]) == ["handler_seen"]
 
 
+def test_a_check_without_options_is_switched_on_by_true():
+    """``errors = true`` is the check with its defaults."""
+    emitter = configured(interval_s=0, memory=True, disk_space=False, errors=True)
+    assert sorted(emitter.health.report()["checks"]) == ["errors", "handler_seen", "memory"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"memory": {"warning_threshold": 0.99}}, "warning_threshold 0.99 is above critical_threshold 0.95"),
+        (
+            {"memory": {"warning_threshold": 0.99}},
+            "option 'memory' is {'warning_threshold': 0.99}: warning_threshold 0.99 is above critical_threshold 0.95",
+        ),
+        ({"disk_space": {"warning_treshold": 0.9}}, "unknown option 'disk_space.warning_treshold'"),
+        ({"errors": 3}, "option 'errors' is 3: Input should be a valid dictionary"),
         ({"memori": False}, "unknown option 'memori'; did you mean 'memory'?"),
         ({"external": {"db": {"url": "nonsense"}}}, "option 'external.db.url': the address of an external service"),
         ({"external": {"db": {"url": "http://x", "token": "env:NO_SUCH"}}}, "variable 'NO_SUCH', which is not set"),

@@ -278,6 +278,8 @@ def test_a_header_that_no_request_can_carry_is_an_error(monkeypatch):
     [
         ({"endpoint": "localhost:4318"}, "'endpoint' is 'localhost:4318'.*expected a URL"),
         ({"endpoint": "http://h:6831"}, "6831 is Jaeger's retired agent"),
+        ({"endpoint": "localhost:6831"}, "'endpoint' is 'localhost:6831': port 6831 is Jaeger's retired agent"),
+        ({"endpoint": "localhost:14268"}, "14268 is Jaeger's retired collector"),
         ({"headers": {"a": "b\nc"}}, "header 'a' is empty or has control characters"),
         ({"certificate": "/no/such.pem"}, "'certificate'"),
         ({"timeout": 3}, "unknown option 'timeout'; did you mean 'timeout_s'"),

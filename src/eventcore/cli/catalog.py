@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from eventcore.cli.output import AsJson, fail, say, say_json, say_table
-from eventcore.cli.source import Config, Import, Url, say_source, source_of
+from eventcore.cli.source import Config, Import, Instruments, Url, say_source, source_of
 from eventcore.errors import EventCoreError
 from eventcore.snapshot import changes, load_snapshot, snapshot_text
 
@@ -21,6 +21,7 @@ def catalog(
     url: Url = None,
     config: Config = None,
     modules: Import = None,
+    instruments: Instruments = None,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -40,12 +41,12 @@ def catalog(
 ) -> None:
     """List event types and metric packs of the installed plugins; with --url, all that the process knows.
 
-    JSON: events (name, category, severity, operation, fields with role, unit, values), packs by name and instruments
-    given in code (name, kind, labels with their values, combinations of these, events). With --compare: compatible,
-    changes. With --check: max_series, over (name, combinations), open (names of instruments with open labels).
+    JSON: events (name, category, severity, operation, fields with role, unit, values), packs by name, instruments given
+    in code and metrics by_hand (name, kind, labels with their values, combinations of these, events). With --compare:
+    compatible, changes. With --check: max_series, over (name, combinations), open (names of those with open labels).
     """
     try:
-        source = source_of(url, config, modules)
+        source = source_of(url, config, modules, instruments)
         if save is not None or compare is not None:
             snapshot = source.snapshot()
             before = None if compare is None else load_snapshot(compare)
@@ -78,7 +79,10 @@ def catalog(
         title="Event types",
     )
     lists = {f"Metric pack {name}": items for name, items in answer["packs"].items()}
-    for title, items in (lists | ({"Given in code": answer["instruments"]} if answer["instruments"] else {})).items():
+    lists |= {"Given in code": answer["instruments"], "By hand": answer.get("by_hand", [])}
+    for title, items in lists.items():
+        if not items:
+            continue
         say_table(
             ("metric", "kind", "labels", "from"),
             [(item["name"], item["kind"], ", ".join(item["labels"]), ", ".join(item["events"])) for item in items],
@@ -96,7 +100,8 @@ def _write(path: Path, text: str) -> None:
 def _say_cardinality(answer: dict[str, Any], *, as_json: bool) -> None:
     """Hold the worst case of every instrument, by the values that its labels can have, against the limit of series."""
     limit = answer["max_series"]
-    items = {item["name"]: item for items in (*answer["packs"].values(), answer["instruments"]) for item in items}
+    lists = (*answer["packs"].values(), answer["instruments"], answer.get("by_hand", []))
+    items = {item["name"]: item for items in lists for item in items}
     over = {name: n for name, item in items.items() if (n := item["combinations"]) is not None and n > limit}
     unbounded = [name for name, item in items.items() if item["combinations"] is None]
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from eventcore.catalog import Catalog
-from eventcore.cli.source import import_module
+from eventcore.cli.source import import_module, instruments_at
 from eventcore.emitter import Emitter
 from eventcore.errors import ConfigurationError, EventCoreError
 from eventcore.event_lines import EventLines, UnknownName, WrongLine
@@ -160,7 +159,7 @@ class _Folded(MetricSource):
     ) -> None:
         for module in modules:
             import_module(module)
-        given = [item for path in instruments for item in _list_at(path)]
+        given = [item for path in instruments for item in instruments_at(path)]
         self.emitter = _emitter(config, {"packs": tuple(packs)}, given)
         self._handler = cast("Any", next(h for h in self.emitter.handlers if h.kind == "metric"))
         if not self._handler.config.packs and not given:
@@ -248,14 +247,6 @@ class Stream(_Folded):
         }
         status = HealthStatus.DEGRADED if self.wrong or (self.unknown and not self.events) else HealthStatus.HEALTHY
         return HealthResult(status, self.summary(), details)
-
-
-def _list_at(path: str) -> list[Any]:
-    try:
-        found = pkgutil.resolve_name(path)
-        return list(found)
-    except Exception as error:  # noqa: BLE001 - whatever the module does when it is imported
-        raise ConfigurationError(f"--instruments {path}: {type(error).__name__}: {error}") from None
 
 
 def _emitter(

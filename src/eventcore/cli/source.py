@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import pkgutil
 import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +14,11 @@ import typer
 
 from eventcore.cli.address import Address
 from eventcore.cli.output import fail, say
-from eventcore.errors import EventCoreError
+from eventcore.errors import ConfigurationError, EventCoreError
 from eventcore.explanation import explain
 from eventcore.exposition import exposition_of
 from eventcore.inspection import catalog_of, full_catalog, head_of, inspect
+from eventcore.instruments import Instrument
 from eventcore.rehearsal import rehearse
 from eventcore.snapshot import snapshot_of
 
@@ -25,7 +27,17 @@ if TYPE_CHECKING:
 
     from eventcore.emitter import Emitter
 
-__all__ = ["Config", "Import", "Source", "Url", "import_module", "say_source", "source_of"]
+__all__ = [
+    "Config",
+    "Import",
+    "Instruments",
+    "Source",
+    "Url",
+    "import_module",
+    "instruments_at",
+    "say_source",
+    "source_of",
+]
 
 Url = Annotated[
     str | None,
@@ -37,6 +49,10 @@ Config = Annotated[
 Import = Annotated[
     list[str] | None,
     typer.Option("--import", metavar="MODULE", help="Module of your own event types; may be repeated."),
+]
+Instruments = Annotated[
+    list[str] | None,
+    typer.Option("--instruments", metavar="MODULE:NAME", help="List given to configure(); may be repeated."),
 ]
 
 
@@ -71,10 +87,11 @@ class Source(ABC):
 class Fresh(Source):
     """A fresh emitter, on which nothing is opened and nothing emitted."""
 
-    def __init__(self, config: str | None, modules: Sequence[str] = ()) -> None:
+    def __init__(self, config: str | None, modules: Sequence[str] = (), instruments: Sequence[str] = ()) -> None:
         for module in modules:
             import_module(module)
-        self._emitter: Emitter = rehearse(config)
+        self._given = [item for path in instruments for item in instruments_at(path)]
+        self._emitter: Emitter = rehearse(config, self._given)
 
     def inspection(self) -> dict[str, Any]:
         """Inspect the fresh emitter."""
@@ -87,6 +104,7 @@ class Fresh(Source):
     def snapshot(self) -> dict[str, Any]:
         """Snapshot what installed plugins know."""
         catalog = full_catalog(self._emitter)
+        catalog.register(self._given)
         metrics = exposition_of(catalog, self._emitter.plugins).metrics
         return snapshot_of((event.__event__ for event in catalog.events.values()), metrics.values())
 
@@ -172,12 +190,20 @@ class Running(Source):
         return answer.status, answer.body
 
 
-def source_of(url: str | None, config: str | None = None, modules: Sequence[str] | None = None) -> Source:
+def source_of(
+    url: str | None,
+    config: str | None = None,
+    modules: Sequence[str] | None = None,
+    instruments: Sequence[str] | None = None,
+) -> Source:
     """Return who answers; ends the command where that is impossible."""
-    if url is not None and (config is not None or modules):
-        fail("--url asks a running process, which has its settings and modules; leave out --config and --import")
+    if url is not None and (config is not None or modules or instruments):
+        fail(
+            "--url asks a running process, which has its settings, modules and instruments; leave out --config, "
+            "--import and --instruments"
+        )
     try:
-        return Fresh(config, modules or ()) if url is None else Running(url)
+        return Fresh(config, modules or (), instruments or ()) if url is None else Running(url)
     except EventCoreError as error:
         fail(error)
 
@@ -207,10 +233,32 @@ def _settings(origin: dict[str, Any] | None) -> str:
     return f"settings: {origin['file']}{variables}"
 
 
-def import_module(module: str) -> None:
-    """Import a module of the working directory or of the path; EventCoreError names the option."""
+def instruments_at(path: str) -> list[Instrument]:
+    """Return the instruments at ``module:NAME`` of the working directory or of the path, a list or a single one.
+
+    Raises ConfigurationError, which names the option, where there are none.
+    """
+    _look_here()
+    try:
+        found = pkgutil.resolve_name(path)
+    except Exception as error:  # noqa: BLE001 - whatever the module does when imported
+        raise ConfigurationError(
+            f"--instruments {path}: {type(error).__name__}: {error}; write it as module:NAME"
+        ) from None
+    listed = list(found) if isinstance(found, list | tuple) else [found]
+    if not listed or not all(isinstance(item, Instrument) for item in listed):
+        raise ConfigurationError(f"--instruments {path}: no instruments; name a list of ec.Counter, ec.Gauge and so on")
+    return listed
+
+
+def _look_here() -> None:
     if "" not in sys.path:
         sys.path.insert(0, "")
+
+
+def import_module(module: str) -> None:
+    """Import a module of the working directory or of the path; EventCoreError names the option."""
+    _look_here()
     try:
         importlib.import_module(module)
     except Exception as error:  # noqa: BLE001 - whatever the module does when imported
