@@ -224,6 +224,14 @@ def test_a_spans_attributes_may_bear_any_name(handler):
     assert handler.events[0].attributes == {"name": "resnet", "id": 5}
 
 
+def test_a_span_takes_further_attributes(handler):
+    """``set`` on a span without a class gives it attributes of any names, from afar too; the last value counts."""
+    with ec.span("processing", size=3) as op:
+        op.set(user_id="user-123", size=4)
+        ec.current_operation().set(attributes="any name")
+    assert handler.events[0].attributes == {"size": 4, "user_id": "user-123", "attributes": "any name"}
+
+
 def test_traced_wraps_functions_of_every_kind(handler):
     """``@ec.traced`` works on functions, coroutine functions, generators and async generators, named or not."""
 

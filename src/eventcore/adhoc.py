@@ -135,14 +135,24 @@ def _emit_in(trace_id: str | None, event: Event, severity: Severity | str, tags:
         SCOPE.reset(token)
 
 
+class _Span(LiveOperation[Any]):
+    """An operation without a class: whatever it is given is an attribute."""
+
+    __slots__ = ()
+
+    def set(self, **results: Any) -> None:
+        """Set attributes, of any names."""
+        super().set(attributes={**self.fields["attributes"], **results})
+
+
 def span(name: str, /, *, category: Category | str = Category.EXECUTION, **attributes: Any) -> LiveOperation[Any]:
-    """Return an operation without a class of its own: ``with ec.span("load", path=…) as op``."""
+    """Return an operation without a class of its own: ``with ec.span("load", path=…) as op``; ``op.set`` adds to it."""
     return _span(name, category, attributes)
 
 
 def _span(name: str, category: Category | str, attributes: Mapping[str, Any]) -> LiveOperation[Any]:
     operation_type = _type_for(AdHocOperation, name, category, span=name, severity=Severity.DEBUG)
-    return LiveOperation(get_emitter(), operation_type, {"attributes": dict(attributes)})
+    return _Span(get_emitter(), operation_type, {"attributes": dict(attributes)})
 
 
 @overload
