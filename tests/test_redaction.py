@@ -1,6 +1,9 @@
-import pytest
+from dataclasses import dataclass
 
-from eventcore.redaction import scrub_mapping, scrub_text
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from eventcore.redaction import scrub, scrub_mapping, scrub_text
 
 R = "[REDACTED]"
 
@@ -78,6 +81,53 @@ def test_nested_lists_and_mappings_are_reached():
     assert "abcdef123456" not in str(scrubbed["lines"])
     assert "hunter2" not in str(scrubbed["lines"])
     assert scrubbed["lines"][2][1] == 5
+
+
+class Login(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+    user: str
+    password: str = "hunter2"
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    mail: str
+    login: Login
+
+
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [value], lambda value: {"deep": (value,)}])
+def test_models_and_dataclasses_are_reached(wrap):
+    """Secrets in pydantic models and dataclasses are reached, by text and by a field's name; originals are kept."""
+    visitor = Visitor("ada@example.org", Login(user="ada", remark="sk-abcdefghijklmnopqrstuvwx", token="t0k3n"))
+    value = wrap(visitor)
+    scrubbed = scrub(value)
+    text = str(scrubbed)
+    for secret in ("ada@", "hunter2", "sk-abc", "t0k3n"):
+        assert secret not in text
+        assert secret in str(value)
+    assert text.count("Visitor") == text.count("Login") == 1
+    assert "user='ada'" in text
+
+
+def test_records_without_secrets_are_the_same_objects():
+    """What holds no secret is handed on as it is, models and dataclasses too."""
+    value = [Visitor("-", Login(user="ada", password="")), Login]
+    assert scrub(value) is value
+
+
+def test_a_model_may_refer_to_itself():
+    """A circle of models ends."""
+    login = Login(user="ada", friends=[])
+    login.friends.append(login)
+    assert "hunter2" not in str(scrub(login))
+
+
+def test_secrets_in_keys_are_replaced():
+    """A key that is a secret is replaced; of two such keys both values are kept, and other keys stay."""
+    data = {"ada@example.org": 1, "bob@example.org": 2, "[REDACTED_EMAIL]_2": 3, "n": 4}
+    assert scrub({"by": data}) == {
+        "by": {"[REDACTED_EMAIL]": 1, "[REDACTED_EMAIL]_3": 2, "[REDACTED_EMAIL]_2": 3, "n": 4}
+    }
 
 
 def test_the_original_is_left_alone():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import pydantic
 import pytest
 
 import eventcore as ec
@@ -188,10 +189,13 @@ def test_the_last_resort_handler_shows_no_secret(capsys):
 
 
 def test_no_secret_around_an_event_reaches_a_queued_handler():
-    """Tags, bound fields and the correlation id are scrubbed in the worker's first step, for handlers of all kinds."""
+    """Tags, bound fields, baggage and the correlation id are scrubbed in the worker's first step, for all handlers."""
     emitter = ec.Emitter()
     handler = emitter.add_handler(Collect())
-    with ec.bound(correlation_id=f"c {SECRET}", tenant=f"t {SECRET}", password="hunter2", plain="p") as scope:
+    with (
+        ec.bound(correlation_id=f"c {SECRET}", tenant=f"t {SECRET}", password="hunter2", plain="p") as scope,
+        ec.baggage(who=SECRET),
+    ):
         emitter.emit(Visit(page="p"), tags=("ok", SECRET))
         with emitter.operation(Fetch, url="u") as op:
             pass
@@ -201,10 +205,45 @@ def test_no_secret_around_an_event_reaches_a_queued_handler():
     for envelope in (visit, fetch):
         assert envelope.scope.bound == {"tenant": f"t {HIDDEN}", "password": MARK, "plain": "p"}
         assert envelope.correlation_id == envelope.get("correlation_id") == f"c {HIDDEN}"
-        assert {"tenant", "password", "correlation_id"} <= set(envelope.redacted)
+        assert envelope.scope.baggage == {"who": HIDDEN}
+        assert {"tenant", "password", "correlation_id", "baggage"} <= set(envelope.redacted)
     assert list(visit.tags) == ["ok", HIDDEN]
     assert visit.message == f"p for c {HIDDEN}"
     assert fetch.trace_id == f"{op.trace_id:032x}" == f"{fetch.scope.trace_id:032x}"
     assert "tags" in visit.redacted
     assert "plain" not in visit.redacted
     emitter.shutdown()
+
+
+class Profile(pydantic.BaseModel):
+    mail: str
+    api_key: str
+
+
+class SignedUp(ec.Operation, name="secrets.signed_up", category="user"):
+    profile: Profile
+    card: Annotated[str | None, ec.Sensitive] = None
+    age: int = 0
+
+
+@pytest.mark.parametrize("delivery", ["queued", "durable"])
+def test_no_secret_in_a_nested_model_or_an_invalid_field_reaches_a_handler(delivery, tmp_path):
+    """No sensitive value reaches a handler, a disk or a queue on disk: not in a model, nor left out as invalid."""
+    seen, stored = [], []
+
+    def look(envelope):
+        seen.append(f"{envelope!r} {envelope.event!r} {getattr(envelope.span, 'fields', '')!r}")
+        stored.extend(path.read_bytes() for path in tmp_path.glob("eventcore-journal.db*"))
+
+    emitter = ec.Emitter()
+    emitter.add_handler(Collect(delivery=delivery, act=look))
+    profile = Profile(mail="ada@example.org", api_key="hunter2")
+    with emitter.operation(SignedUp, profile=profile, card=["hunter2"], age=f"no number: {SECRET}"):
+        pass
+    assert emitter.shutdown().is_clean
+    assert any("signed_up" in text for text in seen)
+    assert any(b"signed_up" in content for content in stored) is (delivery == "durable")
+    for secret in (SECRET, "hunter2", "ada@"):
+        assert not any(secret in text for text in seen)
+        assert not any(secret.encode() in content for content in stored)
+    assert profile.api_key == "hunter2"

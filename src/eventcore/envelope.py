@@ -216,14 +216,14 @@ class Envelope:
         """Replace secrets in place: values of sensitive fields by a mark, and what looks like a secret in free text.
 
         The bus calls it before a handler sees the envelope; ``redacted`` names what it has changed: payload fields,
-        bound fields, ``tags``, ``correlation_id``, and ``exception`` for its text.
+        bound fields, ``tags``, ``correlation_id``, ``baggage``, and ``exception`` for its text.
         """
         if self.is_redacted:
             return self
         event, scope = self.event, self.scope
         spec = event.__event__
         error = self.span.error if self.span is not None else None
-        is_surrounded = self.tags or scope.bound or scope.correlation_id or error
+        is_surrounded = self.tags or scope.bound or scope.correlation_id or scope.baggage or error
         if not (spec.sensitive or spec.texts or is_surrounded):
             self.redacted: tuple[str, ...] = ()
             self.is_redacted = True
@@ -246,19 +246,22 @@ class Envelope:
         if changes:
             self._event = event.model_copy(update=changes)
             self._cache = None
-            if self.span is not None and not self.is_start:
-                self.span.fields = {**self.span.fields, **{k: v for k, v in changes.items() if k in self.span.fields}}
+        if self.span is not None and not self.is_start and (changes or self.span.invalid):
+            held = self.event.__dict__  # what was not valid is not there any more, and may have been secret
+            self.span.fields = {key: held.get(key, unset) for key in self.span.fields}
         self.is_redacted = True
         return self
 
     def _redact_around(self, error: TracebackException | None) -> list[str]:
         tags, scope = scrub(self.tags), self.scope
-        bound, correlation_id = scrub(scope.bound), scrub(scope.correlation_id)
-        changed = [key for key, value in scope.bound.items() if bound[key] is not value]
+        bound, correlation_id, baggage = scrub(scope.bound), scrub(scope.correlation_id), scrub(scope.baggage)
+        changed = [scrub(key) for key, value in scope.bound.items() if key not in bound or bound[key] is not value]
         if correlation_id is not scope.correlation_id:
             changed.append("correlation_id")
+        if baggage is not scope.baggage:
+            changed.append("baggage")
         if changed:  # a copy: the scope itself is in force somewhere
-            self.scope = scope.replace(bound=bound, correlation_id=correlation_id)
+            self.scope = scope.replace(bound=bound, correlation_id=correlation_id, baggage=baggage)
         if tags is not self.tags:
             self.tags = tags
             changed.append("tags")

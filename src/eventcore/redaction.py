@@ -6,10 +6,14 @@ Keys are compared as whole words (``api_key``, ``x-api-key``, ``Authorization``)
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import is_dataclass
 from traceback import TracebackException
 from typing import Any
+
+from pydantic import BaseModel
 
 __all__ = ["REDACTED", "scrub", "scrub_error", "scrub_mapping", "scrub_text"]
 
@@ -90,12 +94,13 @@ def scrub_text(text: str) -> str:
 
 def scrub_mapping(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of ``data``, nested too, without the values of secret keys and without secrets in text."""
-    return {key: _scrub_item(key, value, (id(data),)) for key, value in data.items()}
+    return _scrub_entries(data, (id(data),))
 
 
 def scrub(value: Any, around: tuple[int, ...] = ()) -> Any:
     """Return ``value`` without secrets in its text, nested too; the same object where there are none.
 
+    Nested are also keys of mappings, pydantic models and dataclasses: of these a copy is changed, not validated again.
     ``around`` are the ids of the containers it is in. What is nested deeper than ``MAX_DEPTH`` is not looked at, so it
     is hidden.
     """
@@ -108,7 +113,9 @@ def scrub(value: Any, around: tuple[int, ...] = ()) -> Any:
         scrubbed = scrub_text(text)
         return value if scrubbed is text else scrubbed.encode("latin-1")
     if isinstance(value, _CONTAINERS):
-        return _scrub_container(value, around)
+        return _nested(_scrub_container, value, around)
+    if isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type)):
+        return _nested(_scrub_record, value, around)
     return _scrub_array(value, around)
 
 
@@ -150,19 +157,49 @@ def _scrub_array(value: Any, around: tuple[int, ...]) -> Any:
     return value if scrubbed is items else scrubbed
 
 
-def _scrub_container(value: Any, around: tuple[int, ...]) -> Any:
+def _nested(scrub_kind: Callable[[Any, tuple[int, ...]], Any], value: Any, around: tuple[int, ...]) -> Any:
     if id(value) in around:
         return f"<circular {type(value).__name__}>"
-    if len(around) >= MAX_DEPTH:
-        return REDACTED
-    around = (*around, id(value))
+    return REDACTED if len(around) >= MAX_DEPTH else scrub_kind(value, (*around, id(value)))
+
+
+def _scrub_container(value: Any, around: tuple[int, ...]) -> Any:
     if isinstance(value, Mapping):
-        mapped = {key: _scrub_item(key, item, around) for key, item in value.items()}
-        return value if all(mapped[key] is item for key, item in value.items()) else mapped
+        entries = _scrub_entries(value, around)
+        is_same = entries.keys() == value.keys() and all(entries[key] is item for key, item in value.items())
+        return value if is_same else entries
     items = [scrub(item, around) for item in value]
     if all(new is old for new, old in zip(items, value, strict=True)):
         return value
     return tuple(items) if isinstance(value, tuple) else items
+
+
+def _scrub_entries(mapping: Mapping[Any, Any], around: tuple[int, ...]) -> dict[Any, Any]:
+    entries: dict[Any, Any] = {}
+    for key, item in mapping.items():
+        name = clean = scrub_text(key) if isinstance(key, str) else key
+        number = 2
+        while name is not key and (name in entries or name in mapping):  # of two secrets the values are both kept
+            name, number = f"{clean}_{number}", number + 1
+        entries[name] = _scrub_item(key, item, around)
+    return entries
+
+
+def _scrub_record(value: Any, around: tuple[int, ...]) -> Any:
+    """Scrub a pydantic model or a dataclass, by the names of its fields, too."""
+    held = getattr(value, "__dict__", None)
+    if held is None:  # a dataclass with slots
+        held = {name: getattr(value, name) for name in value.__dataclass_fields__ if hasattr(value, name)}
+    held = {**held, **(getattr(value, "__pydantic_extra__", None) or {})}
+    changes = {key: new for key, item in held.items() if (new := _scrub_item(key, item, around)) is not item}
+    if not changes:
+        return value
+    if isinstance(value, BaseModel):
+        return value.model_copy(update=changes)
+    changed = copy.copy(value)
+    for key, new in changes.items():
+        object.__setattr__(changed, key, new)
+    return changed
 
 
 def _scrub_item(key: Any, value: Any, around: tuple[int, ...]) -> Any:
