@@ -364,6 +364,34 @@ def test_an_interrupt_passes_and_is_counted(emitter, error):
     assert emitter.handler("after").names == ["deep.inside"], "the next event goes its way again"
 
 
+class Breaking(Collect):
+    """A handler whose draw is cut off."""
+
+    def draw_for(self, event_type, severity):
+        def draw(envelope):
+            raise KeyboardInterrupt
+
+        return draw
+
+
+@pytest.mark.parametrize("also", ["queued", "inline"])
+def test_an_interrupt_between_queues_is_counted(emitter, also):
+    """What an interrupt cuts off is counted for queued handlers, too, also for those that sample; both sums hold."""
+    before = emitter.add_handler(Collect(), name="before")
+    emitter.add_handler(Breaking(), name="cut")
+    emitter.add_handler(Collect(), name="after")
+    emitter.add_handler(Collect(sampling=0.5), name="sampling")
+    emitter.add_handler(Collect(delivery=also), name="also")
+    with pytest.raises(KeyboardInterrupt):
+        emitter.emit(Paid())
+    assert emitter.flush()
+    assert before.names == ["shop.paid"]
+    rows = emitter.ledger().handlers
+    assert (rows.pop("before").delivered, {row.failed for row in rows.values()}) == (1, {1})
+    for row in rows.values():
+        assert (row.emitted, row.accepted, row.pending) == (1, 1, 0), row
+
+
 # -- handlers that emit ------------------------------------------------------------------------------------------------
 
 

@@ -280,6 +280,9 @@ class Emitter:
         missed = {a.name for a in rest if a.queue is None or not a.queue.holds(envelope)} - failed
         for name in missed:
             self._ledger.count(name, route.key.event, route.key.phase, "failed")
+        for attachment in rest[1:]:  # the first was being called, and has counted itself
+            if attachment.name in route.key.sampling:
+                self._ledger.count(attachment.name, route.key.event, route.key.phase, "accepted")
         self._count_done_except(route, missed | failed)
 
     def _failed(self, attachment: Attachment, envelope: Envelope, error: Exception) -> None:

@@ -62,7 +62,7 @@ class Sampler:
         def sampled(envelope: Envelope) -> None:
             try:
                 is_taken = takes(envelope)
-            except Exception:
+            except BaseException:
                 count(name, envelope.name, envelope.phase, "accepted")  # and the caller counts that it failed
                 raise
             if not is_taken:
