@@ -1,6 +1,7 @@
 import threading
 import time
 
+import pydantic
 import pytest
 
 import eventcore as ec
@@ -247,6 +248,17 @@ def test_flush_waits_for_all_that_was_accepted_before(emitter):
 
 
 @pytest.mark.parametrize("delivery", ["queued", "durable"])
+def test_flush_waits_for_the_batch_that_it_stands_behind(emitter, delivery):
+    """A flush returns after the handler has handled what came before it, also where both were taken together."""
+    handler = emitter.add_handler(Collect(act=lambda _: time.sleep(0.1), delivery=delivery, linger_s=0.2))
+    for n in range(2):
+        emitter.emit(Numbered(n=n))
+    assert emitter.flush(20)
+    assert numbers(handler) == [0, 1]
+    assert row_of(emitter, handler).delivered == 2
+
+
+@pytest.mark.parametrize("delivery", ["queued", "durable"])
 def test_flush_waits_for_what_is_emitted_meanwhile(emitter, delivery):
     """A flush covers what handlers, and the bus about them, emit while it waits, from one to the next."""
     gate = threading.Event()
@@ -437,3 +449,27 @@ def test_a_blocking_queue_does_not_wait_for_itself(emitter, held):
     )
     emitter.emit(Numbered())
     assert eventually(lambda: numbers(handler) == [0])
+
+
+class Telling(ec.Operation, name="telling", category="execution"):
+    """An operation whose validation, which is the worker's, emits."""
+
+    n: int = 0
+
+    @pydantic.field_validator("n")
+    @classmethod
+    def tell(cls, n):
+        for _ in range(n):
+            ec.get_emitter().emit(Numbered(n=n))
+        return n
+
+
+def test_a_validator_that_emits_into_the_full_queue_of_its_worker_does_not_wait(emitter):
+    """Workers never block on their own queue: what a validator of a type emits there finds no room, and is counted."""
+    ec.set_emitter(emitter)
+    handler = emitter.add_handler(Collect(queue_size=1, overflow="block", block_timeout_s=50, linger_s=0))
+    with emitter.operation(Telling, n=5):
+        pass
+    assert emitter.flush(20)
+    assert handler.names == ["telling", "numbered"]
+    assert row_of(emitter, handler).dropped == {"full": 4}
