@@ -141,6 +141,8 @@ def test_a_log_is_counted_as_the_process_counted(till, tmp_path):
             with emitter.operation(till.Charge, provider="stripe") as charge:
                 if number % 3 == 0:
                     charge.fail(OSError("refused"))
+        ec.get_logger("till", shift="early").info("counted", drawer=3)
+        ec.emit_event("till.drawer", message="opened", data={"drawer": 3})
         emitter.flush()
         expected = samples(emitter.handler("metric").render().decode())
     code, out, err = run("--stream", tmp_path / "till.jsonl", "--once", *OWN)
@@ -152,7 +154,8 @@ def test_a_log_is_counted_as_the_process_counted(till, tmp_path):
             assert found[key] == pytest.approx(value, abs=1e-5)  # the log has milliseconds, to three places
         elif key[0] != "till_charge_duration_seconds_bucket":
             assert found[key] == value
-    assert "62 lines" in err
+    assert "64 lines" in err
+    assert "no events" not in err, "a logger's line is one, too"
 
 
 def test_lines_may_come_from_anywhere(till):

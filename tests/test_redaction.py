@@ -175,6 +175,8 @@ def test_keys_that_are_no_text_are_fine():
         ("ghp_" + "a" * 36, "API_KEY"),
         ("password: hunter2", "SECRET"),
         ("https://x.example/?api_key=abcdef", "SECRET"),
+        ("postgres://shop:hunter2@db.internal:5432/shop", "SECRET"),
+        ("redis://:hunter2@cache", "SECRET"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----", "PRIVATE_KEY"),
         ("-----BEGIN PRIVATE KEY-----\nMIIE, cut off", "PRIVATE_KEY"),
         ("write to ada@example.org", "EMAIL"),

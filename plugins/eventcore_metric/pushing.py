@@ -74,9 +74,9 @@ class Pusher:
         """Read and send everything now; False if it did not arrive."""
         with self._lock:
             problem = self._push()
-        if bool(problem) != bool(self.problem) and not (problem and self._stopping.is_set()):
+        if bool(problem) != bool(self.problem):
             if problem:
-                self._emitter.emit(ExportChanged(handler=self._name, what="failed", reason=problem))
+                self._emitter.announce(ExportChanged(handler=self._name, what="failed", reason=problem))
             else:
                 self._emitter.emit(ExportChanged(handler=self._name, what="recovered", reason="-"), severity="info")
         self.problem = problem

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from eventcore.attaching import LEAST_S
+from eventcore.last_resort import say_plainly
 from eventcore.shutdown_report import ShutdownReport
 
 if TYPE_CHECKING:
@@ -64,7 +65,10 @@ class Closing:
         if problem:
             errors.append(problem)
         kept = {a.name: a.queue.backlog for a in attachments.all if a.queue is not None and a.queue.backlog}
-        return ShutdownReport(lost, operations, tuple(errors), kept)
+        report = ShutdownReport(lost, operations, tuple(errors), kept)
+        if report.loss:
+            say_plainly("ERROR", "eventcore.stopped", f"shutdown did not finish: {report.loss}")
+        return report
 
     def after_fork(self) -> None:
         """Start anew in a forked child: a thread of the parent's may have been waiting."""

@@ -21,6 +21,7 @@ from eventcore.envelope import Envelope
 from eventcore.events import Event, Operation, Severity
 from eventcore.health_monitor import HealthMonitor
 from eventcore.ids import Clock, Ids, SystemClock
+from eventcore.last_resort import say_plainly
 from eventcore.ledger import Cells, Ledger, LedgerSnapshot
 from eventcore.misuse import Misuses
 from eventcore.operation import LiveOperation
@@ -158,6 +159,20 @@ class Emitter:
             self._deliver(route, envelope, cells)
             if began:
                 self.emit_times.add(self.monotonic_ns() - began)
+
+    def announce(self, event: Event, *, severity: Severity | None = None) -> None:
+        """Emit what the bus or a handler must say of itself; a warning that no other handler takes goes to stderr."""
+        route = self._routes[event.__class__, severity]
+        self.emit(event, severity=severity)
+        ours = self._per_thread.cells.handling
+        if (
+            self._enabled
+            and route.severity >= Severity.WARNING
+            and all(a is ours or a.is_closed for _, a in route.sinks)
+        ):
+            ids = self.ids
+            envelope = Envelope(event, route.severity, (), self.time_ns(), ids.next_sequence(), ids, SCOPE.get())
+            say_plainly(route.severity.name, envelope.name, envelope.redact().message or envelope.name)
 
     def replay(self, envelope: Envelope) -> None:
         """Hand an envelope that was made elsewhere, such as from a file, to every handler that wants its event."""
@@ -453,7 +468,7 @@ class Emitter:
             next((a for a in self._attachments.all if a.name == handler), cells.handling),
         )
         try:
-            self.emit(HandlerChanged(handler=handler, what=what, reason=reason), severity=severity)  # type: ignore[arg-type]
+            self.announce(HandlerChanged(handler=handler, what=what, reason=reason), severity=severity)  # type: ignore[arg-type]
         finally:
             cells.handling = before
 

@@ -21,6 +21,7 @@ from eventcore.errors import EventCoreError, did_you_mean
 from eventcore.events import OUTCOMES, Severity
 from eventcore.journal import JournalRow
 from eventcore.journal_record import Replay
+from eventcore.vocabulary import AdHocEvent, LogRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,6 +112,9 @@ def _payload(said: Mapping[str, Any], event_type: type[Event]) -> dict[str, Any]
     nested = said.get("fields")
     payload = {key: value for key, value in said.items() if key in known and key not in _OWN}
     payload |= {key: value for key, value in (nested if isinstance(nested, dict) else {}).items() if key in known}
+    if issubclass(event_type, LogRecord | AdHocEvent) and "text" not in payload:  # lines show them as text and data
+        payload |= {"text": said.get("event"), "data": {k: v for k, v in said.items() if k not in known.keys() | _OWN}}
+        payload |= {"logger_name": said.get("logger", "")} if "logger_name" in known else {}
     try:
         event_type(**payload)
     except ValidationError as error:

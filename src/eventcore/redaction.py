@@ -64,6 +64,7 @@ _PATTERNS = (
         re.compile(r"(?i)\b(?:api[_-]?key|password|passwd|secret)[\"']?\s*[=:]\s*[\"']?[^\s,;&\"'}]+"),
         "SECRET",
     ),
+    (("://",), re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"), "SECRET"),
     (("@",), re.compile(r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+\b"), "EMAIL"),
 )
 """What must occur in the text (in lower case), the pattern, and its name; the first is much cheaper to look for."""

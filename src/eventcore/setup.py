@@ -105,7 +105,7 @@ def configure(
         Started(service=frame.service, service_version=frame.version, handlers=[h.name for h in emitter.handlers])
     )
     for name, error in found.broken.items():
-        emitter.emit(PluginBroken(plugin=name, reason=repr(error)))
+        emitter.announce(PluginBroken(plugin=name, reason=repr(error)))
     return emitter
 
 

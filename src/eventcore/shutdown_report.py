@@ -25,6 +25,12 @@ class ShutdownReport:
     journalled: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def loss(self) -> str:
+        """What handlers did not get, and what went wrong, for people to read; empty if nothing did."""
+        lost = (f"{name}: {number} not delivered" for name, number in self.abandoned_envelopes.items() if number)
+        return "; ".join((*lost, *self.errors))
+
+    @property
     def is_clean(self) -> bool:
         """Whether nothing was lost; what the journal keeps is not."""
         return not any(self.abandoned_envelopes.values()) and not self.abandoned_operations and not self.errors
