@@ -11,7 +11,8 @@ from rich.table import Table
 
 from router.cli_eval import calibrate, evaluate_pairs, route, train
 from router.errors import RouterError
-from router.model_file import BUNDLED_MODEL, load_model
+from router.model_file import BUNDLED_MODEL, load_any_model
+from router.prompt_model import PromptModel
 
 __all__ = ["app"]
 
@@ -27,25 +28,33 @@ def _main() -> None:
 
 @app.command()
 def inspect(
-    model: Annotated[Path, typer.Argument(help="A model file; the bundled one by default.")] = BUNDLED_MODEL,
+    model: Annotated[
+        Path, typer.Argument(help="A model file; the bundled one of candidates by default.")
+    ] = BUNDLED_MODEL,
 ) -> None:
     """Say what a model file holds and where it comes from; an unusable file is refused with its reason."""
     try:
-        loaded = load_model(model)
+        loaded = load_any_model(model)
     except RouterError as error:
         _err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     table = Table.grid(padding=(0, 2))
     table.add_row("network", repr(loaded.network))
     table.add_row("parameters", str(loaded.network.config.parameter_count))
-    table.add_row("calibration", repr(loaded.calibration))
+    table.add_row("bytes", str(model.stat().st_size))
+    if isinstance(loaded, PromptModel):
+        known = loaded.calibration
+        table.add_row("heads", ", ".join(loaded.heads))
+        table.add_row("embedder", f"{loaded.embedder}, {loaded.chunk_count} chunks of {loaded.dimension} dimensions")
+        table.add_row("calibration", "none" if known is None else f"{len(known.need)} prompts held out")
+    else:
+        table.add_row("calibration", repr(loaded.calibration))
     if loaded.provenance is not None:
-        table.add_row(
-            "trained on", f"{loaded.provenance.training_data} (SHA-256 {loaded.provenance.training_data_sha256})"
-        )
-        table.add_row("seed", str(loaded.provenance.seed))
-        table.add_row("with", f"eventcore {loaded.provenance.library_version}, numpy {loaded.provenance.numpy_version}")
-        for name, value in loaded.provenance.metrics.items():
+        source = loaded.provenance
+        table.add_row("trained on", f"{source.training_data} (SHA-256 {source.training_data_sha256})")
+        table.add_row("seed", str(source.seed))
+        table.add_row("with", f"eventcore {source.library_version}, numpy {source.numpy_version}")
+        for name, value in source.metrics.items():
             table.add_row(name, f"{value:.4g}")
     _out.print(table)
 

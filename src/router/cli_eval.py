@@ -18,7 +18,7 @@ from router.conformal import control_risk, learn_then_test
 from router.embedding import open_embedder
 from router.errors import NoCalibration, RouterError
 from router.model import Provenance
-from router.model_file import library_version, load_prompt_model, save_prompt_model
+from router.model_file import BUNDLED_PROMPT_MODEL, library_version, load_prompt_model, save_prompt_model
 from router.pairs import HEADS, read_pairs
 from router.prompt_model import NeedCalibration, PromptModel, PromptRecipe, need_of
 from router.prompts import embed_chunks
@@ -36,7 +36,7 @@ _out = Console()
 _err = Console(stderr=True)
 
 Tables = Annotated[list[Path], typer.Argument(help="Tables: CSV with domain, prompt, weak_correct, strong_correct.")]
-ModelFile = Annotated[Path, typer.Option("--model", help="A prompt model's file.")]
+ModelFile = Annotated[Path, typer.Option("--model", help="A prompt model's file; default: the bundled one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead.")]
 Alpha = Annotated[float, typer.Option(help="The rate of harm that is promised not to be passed.")]
 
@@ -113,7 +113,7 @@ def train(
 
 def calibrate(
     data: Tables,
-    model: ModelFile,
+    model: ModelFile = BUNDLED_PROMPT_MODEL,
     alpha: Alpha = 0.05,
     delta: Annotated[float | None, typer.Option(help="For a promise that holds with probability 1 - delta.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the model with this calibration goes.")] = None,
@@ -132,7 +132,7 @@ def calibrate(
 
 def route(
     prompt: Annotated[str, typer.Argument(help="The request's text; - reads standard input.")],
-    model: ModelFile,
+    model: ModelFile = BUNDLED_PROMPT_MODEL,
     alpha: Alpha = 0.05,
     as_json: AsJson = False,  # noqa: FBT002 - typer makes an option of it
 ) -> None:

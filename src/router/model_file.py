@@ -11,7 +11,7 @@ import numpy as np
 from router.fastgrnn import FastGRNN, FastGRNNConfig
 from router.features import FEATURE_NAMES
 from router.model import Provenance, RouterModel
-from router.model_store import library_version, parts_of, read_model, write_model
+from router.model_store import format_of, library_version, parts_of, read_model, write_model
 from router.prompt_model import NeedCalibration, PromptModel
 from router.prompts import SURFACE_NAMES
 from router.training import Normalisation
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUNDLED_MODEL",
+    "BUNDLED_PROMPT_MODEL",
     "FORMAT",
     "PROMPT_FORMAT",
     "library_version",
+    "load_any_model",
     "load_model",
     "load_prompt_model",
     "save_model",
@@ -38,11 +40,14 @@ __all__ = [
 
 FORMAT = "eventcore-router-fastgrnn-v1"
 PROMPT_FORMAT = "eventcore-router-prompt-v1"
-BUNDLED_MODEL = Path(__file__).parent / "models" / "tiny_dancer.safetensors"
+MODELS = Path(__file__).parent / "models"
+BUNDLED_MODEL = MODELS / "tiny_dancer.safetensors"
+BUNDLED_PROMPT_MODEL = MODELS / "prompt_hashing.safetensors"
+"""Needs no encoder; ``prompt_minilm.safetensors`` beside it is better and needs the extra ``encoder``."""
 
 _CALIBRATION_ARRAYS = ("upper", "mean_score", "success_rate", "effective_size", "uncertainty")
 _REMEDY = "use the bundled model or train one: python -m router.train_bundled --data DIR --out FILE"
-_PROMPT_REMEDY = "train one: router train DATA… --out FILE"
+_PROMPT_REMEDY = "use a bundled one or train one: router train DATA… --out FILE"
 
 
 def save_model(model: RouterModel, path: str | os.PathLike[str]) -> None:
@@ -92,9 +97,16 @@ def save_prompt_model(model: PromptModel, path: str | os.PathLike[str]) -> None:
     write_model(path, header, tensors)
 
 
-def load_prompt_model(path: str | os.PathLike[str]) -> PromptModel:
+def load_prompt_model(path: str | os.PathLike[str] = BUNDLED_PROMPT_MODEL) -> PromptModel:
     """Return the prompt model in the file at ``path``, every part of it checked; errors as of `load_model`."""
     return read_model(path, PROMPT_FORMAT, _assemble_prompt_model, remedy=_PROMPT_REMEDY)
+
+
+def load_any_model(path: str | os.PathLike[str]) -> RouterModel | PromptModel:
+    """Return the model in the file at ``path``, whichever kind it is; errors as of `load_model`."""
+    if format_of(path) == PROMPT_FORMAT:
+        return load_prompt_model(path)
+    return load_model(path)
 
 
 def _assemble_prompt_model(header: Mapping[str, Any], tensors: dict[str, Array]) -> PromptModel:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     M = TypeVar("M")
 
-__all__ = ["library_version", "parts_of", "read_model", "write_model"]
+__all__ = ["format_of", "library_version", "parts_of", "read_model", "write_model"]
 
 ENTRY = "eventcore.router"
 _MAX_BYTES = 256 * 1024 * 1024
@@ -121,6 +121,18 @@ def _header_of(data: bytes) -> dict[str, Any] | None:
     except (KeyError, TypeError, ValueError):
         return None
     return header if "format" in header else None
+
+
+def format_of(path: str | os.PathLike[str]) -> str | None:
+    """Return the format that the file at ``path`` says it has; None where there is none to be read."""
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            header = _header_of(start + file.read(min(length, _MAX_BYTES)))
+    except (OSError, ValueError, AttributeError):
+        return None
+    return None if header is None else str(header["format"])
 
 
 def parts_of(tensors: Mapping[str, Array], *names: str) -> dict[str, dict[str, Array]]:

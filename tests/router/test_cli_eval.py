@@ -124,3 +124,16 @@ def test_a_model_without_calibration_promises_nothing(model, tmp_path):
     done = runner.invoke(app, ["route", "x", "--model", str(tmp_path / "m")])
     assert done.exit_code == 1
     assert "router calibrate" in done.output
+
+
+def test_inspect_knows_both_kinds(model, tmp_path):
+    """A prompt model shows heads, embedder and calibration, a candidate model its own; anything else is refused."""
+    shown = runner.invoke(app, ["inspect", str(model)])
+    assert shown.exit_code == 0, shown.output
+    assert "hashing:64, 8 chunks of 64 dimensions" in shown.output
+    assert "48 prompts held out" in shown.output
+    assert "Calibration(" in runner.invoke(app, ["inspect"]).output
+    (tmp_path / "junk").write_bytes(b"\xff" * 40)
+    refused = runner.invoke(app, ["inspect", str(tmp_path / "junk")])
+    assert refused.exit_code == 1
+    assert "is refused" in refused.output
