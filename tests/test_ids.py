@@ -33,6 +33,18 @@ def test_the_free_bits_are_salt_plus_sequence():
         assert free == salt + sequence
 
 
+def test_an_id_is_the_same_however_it_is_made():
+    """What ids of a millisecond have in common is made once; they are still that function of time, number and salt."""
+    ids = Ids()
+    carries = 2**48 - ids.salt % 2**48  # the sequence number from which on more than the last digits change
+    for first in (0, carries - 3):
+        for number, millisecond in enumerate((5, 5, 5, 6, 5, 6, 6)):
+            time_ns, sequence = millisecond * MILLISECOND + number, first + number
+            assert ids.uuid7(time_ns, sequence) == format_uuid7(time_ns, sequence, ids.salt)
+    ids.renew()
+    assert ids.uuid7(time_ns, 1) == format_uuid7(time_ns, 1, ids.salt)
+
+
 def test_ids_do_not_repeat():
     """100,000 ids of one process are all different, though they share their milliseconds."""
     ids, clock = Ids(), SystemClock()

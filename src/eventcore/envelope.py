@@ -11,7 +11,6 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from eventcore.fields import unset
-from eventcore.ids import format_uuid7
 from eventcore.redaction import REDACTED, scrub, scrub_error
 
 if TYPE_CHECKING:
@@ -42,6 +41,7 @@ class Envelope:
     __slots__ = (
         "_cache",
         "_event",
+        "_id",
         "_ids",
         "_sequence",
         "is_redacted",
@@ -79,6 +79,7 @@ class Envelope:
         self.span = span
         self.phase = phase
         self._cache: dict[str, Any] | None = None
+        self._id: str | None = None
         self.is_redacted = False
 
     @property
@@ -128,12 +129,9 @@ class Envelope:
     @property
     def id(self) -> str:
         """UUIDv7 of this envelope."""
-        cache = self._cache
-        if cache is None:
-            cache = self._cache = {}
-        text = cache.get("id")
+        text = self._id
         if text is None:
-            text = cache["id"] = format_uuid7(self.time_ns, self._sequence, self._ids.salt)
+            text = self._id = self._ids.uuid7(self.time_ns, self._sequence)
         return text
 
     @property

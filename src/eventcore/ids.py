@@ -53,8 +53,24 @@ class Ids:
         source = random.Random(self._seed if self._seed is not None else os.urandom(32))  # noqa: S311 - ids, no secrets
         self.random_bits: Callable[[int], int] = source.getrandbits
         self.salt = source.getrandbits(73)
+        self._low = self.salt & _LOW
+        self._beginning = (-1, "")  # of the ids of the latest millisecond: replaced whole, as many threads read it
         self.next_sequence: Callable[[], int] = itertools.count(1).__next__
 
+    def uuid7(self, time_ns: int, sequence: int) -> str:
+        """Return ``format_uuid7`` of this salt: what ids of one millisecond have in common is made once."""
+        millisecond, low = time_ns // 1_000_000, self._low + sequence
+        known, beginning = self._beginning
+        if millisecond != known or low > _LOW:
+            text = format_uuid7(time_ns, sequence, self.salt)
+            if low <= _LOW:
+                self._beginning = (millisecond, text[:-12])
+            return text
+        return beginning + low.to_bytes(6, "big").hex()
+
+
+_LOW = (1 << 48) - 1
+"""The bits of the last twelve digits of an id."""
 
 _ALL: weakref.WeakSet[Ids] = weakref.WeakSet()
 

@@ -160,7 +160,8 @@ class ReplayedEnvelope(Envelope):
             event, Severity(row.severity), tags, row.time_ns, row.position, ids, span or scope, operation, row.phase
         )
         self.is_redacted = True
-        self._cache = {"id": row.id, "message": facts["message"]}
+        self._id = row.id
+        self._cache = {"message": facts["message"]}
         self.redacted = tuple(facts["redacted"])
 
 
