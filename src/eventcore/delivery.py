@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
     from eventcore.dispatch import Attachment
     from eventcore.envelope import Envelope
+    from eventcore.events import Event
     from eventcore.ledger import Ledger
 
 __all__ = ["Barrier", "Queue", "call_bounded"]
 
-_kind = attrgetter("_event.__class__", "phase")
-"""Type and phase of an envelope that was validated; counted without a line of Python per envelope."""
+_event, _phase = attrgetter("_event"), attrgetter("phase")
+"""Of an envelope that was validated; counted without a line of Python per envelope."""
 
 SLICE_S = 0.001
 """How long a worker goes on before it lets other threads run; a longer slice is felt as a pause by the callers."""
@@ -267,8 +268,12 @@ class Queue:
     def _settle(self, handled: Sequence[Envelope], failed: Collection[int], **others: Sequence[Envelope]) -> None:
         """Count what became of a batch: of those handled the indices that ``failed``, and others by their fate."""
         counts: Counter[tuple[str, str, str]] = Counter()
-        for (event_type, phase), number in Counter(map(_kind, handled)).items():
-            counts[event_type.__event__.name, phase, "delivered"] = number
+        phases = set(map(_phase, handled))
+        for phase in phases:  # one, as a rule
+            of_phase = handled if len(phases) == 1 else [e for e in handled if e.phase == phase]
+            by_type: Counter[type[Event]] = Counter(map(type, map(_event, of_phase)))
+            for event_type, number in by_type.items():
+                counts[event_type.__event__.name, phase, "delivered"] += number
         for index, envelope in enumerate(handled) if failed else ():
             if index not in failed:
                 continue

@@ -15,7 +15,7 @@ from eventcore.bound_emitter import BoundEmitter
 from eventcore.catalog import Catalog
 from eventcore.closing import Closing
 from eventcore.context import SCOPE
-from eventcore.dispatch import START, Attachment, Route, Routes, Unsampled, Wanted
+from eventcore.dispatch import START, Attachment, OperationTypes, Route, Routes, Unsampled, Wanted
 from eventcore.durable_emit import Durability
 from eventcore.envelope import Envelope
 from eventcore.events import Event, Operation, Severity
@@ -81,6 +81,7 @@ class Emitter:
         "ids",
         "misuses",
         "monotonic_ns",
+        "operation_types",
         "plugins",
         "remote_bound",
         "resource",
@@ -371,7 +372,7 @@ class Emitter:
         next_sequence = ids.next_sequence
         sequence = next_sequence()
         began = 0 if sequence & self.timed_mask else self.monotonic_ns()
-        event = operation.build() if self.strict or not event_type.__event__.is_plain else None
+        event = operation.build() if self.strict or not operation.spec.is_plain else None
         time_ns = operation.start_ns + operation.duration_ns
         self._deliver(
             route, Envelope(event, route.severity, operation.tags, time_ns, sequence, ids, operation, operation), cells
@@ -455,6 +456,7 @@ class Emitter:
 
     def _take(self, routes: Routes) -> None:
         self._routes, self._own, self._starts, self._wanted = routes, routes.own, routes.starts, Wanted(routes)
+        self.operation_types = OperationTypes()  # anew, like the routes: it keeps types alive
 
     def _report(self, handler: str, error: BaseException | None, what: str) -> None:
         """Tell the other handlers what became of one."""

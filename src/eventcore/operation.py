@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from eventcore.context import ContextProvider
     from eventcore.emitter import Emitter
-    from eventcore.event_spec import EventSpec
 
 __all__ = ["LiveOperation"]
 
@@ -71,9 +70,7 @@ class LiveOperation(Scope, Generic[O]):
         self._error: BaseException | None = None
         self._foreign: tuple[ContextProvider, Any] | None = None
         self._token: Token[Scope] | None = None
-        spec: EventSpec | None = getattr(event_type, "__event__", None)
-        if spec is None or not spec.is_operation:
-            raise TypeError(f"{event_type!r} is no ec.Operation with a name, so it cannot be started")
+        self.spec = spec = emitter.operation_types[event_type]
         if not spec.names.issuperset(fields):
             self._refuse(fields)
 
@@ -269,7 +266,7 @@ class LiveOperation(Scope, Generic[O]):
 
     def set(self, **results: Any) -> None:
         """Give results; they are validated once, after the end."""
-        if not self.event_type.__event__.names.issuperset(results):
+        if not self.spec.names.issuperset(results):
             self._refuse(results)
         if not self._has_ended("set() it before its end"):
             self.fields.update(results)
@@ -303,7 +300,7 @@ class LiveOperation(Scope, Generic[O]):
         return True
 
     def _refuse(self, fields: Mapping[str, Any]) -> None:
-        spec = self.event_type.__event__
+        spec = self.spec
         wrong = next(key for key in fields if key not in spec.fields)
         if wrong in ENVELOPE_FACTS:
             raise TypeError(
@@ -323,6 +320,6 @@ class LiveOperation(Scope, Generic[O]):
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else self.outcome or "not started"
-        hidden = self.event_type.__event__.sensitive
+        hidden = self.spec.sensitive
         shown = {key: "…" if key in hidden else value for key, value in self.fields.items()}
-        return f"<operation {self.event_type.__event__.name} {state} {shown!r}>"
+        return f"<operation {self.spec.name} {state} {shown!r}>"
