@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import operator
 import re
 import shlex
 from collections import Counter
@@ -10,11 +11,23 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+import eventcore as ec
+from eventcore.cli import app
 from eventcore.exposition import Exposition, Metric, exposition_of
+from eventcore.plugins import Plugins
+from eventcore.settings import Frame
+from eventcore_buffer.handler import BufferHandler
 from eventcore_generate.lint_known import Vocabulary
 from eventcore_generate.promql import check
+from eventcore_health.service import HealthService
+from eventcore_http.service import HttpService
+from eventcore_log.handler import LogHandler
+from eventcore_metric.handler import MetricHandler
+from eventcore_span.handler import SpanHandler
+from eventcore_webhook.handler import WebhookHandler
 from tests.guides.extraction import chapters_of, items_of
 from tests.guides.page import COMMAND, PAGE, build, listed, load
 
@@ -134,29 +147,95 @@ def _commands():
 @pytest.mark.parametrize("command", _commands())
 def test_every_command_exists(command):
     """A command that the page tells to run is one, with options that it has."""
-    from eventcore.cli import app
-
     words = shlex.split(command)[1:]
-    path = words[: next((i for i, word in enumerate(words) if not re.fullmatch(r"[a-z][a-z-]*", word)), len(words))]
-    result = CliRunner().invoke(app, [*path[:2], "--help"], env={"COLUMNS": "200"})
-    if result.exit_code:  # the second word is no command but an argument
-        result = CliRunner().invoke(app, [*path[:1], "--help"], env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output
-    for option in (word for word in words if word.startswith("--") and len(word) > 2):
-        assert re.search(rf"{re.escape(option)}\b", result.output), f"{option} of {command}"
+    found = typer.main.get_command(app)
+    depth = 0
+    while hasattr(found, "get_command") and depth < len(words):
+        found = found.get_command(typer.Context(found), words[depth])
+        assert found is not None, f"no {words[depth]!r} in {command}"
+        depth += 1
+    assert CliRunner().invoke(app, [*words[:depth], "--help"]).exit_code == 0
+    known = {option for parameter in found.params for option in parameter.opts}
+    own = words[: words.index("--")] if "--" in words else words
+    assert {word for word in own[depth:] if word.startswith("-")} <= known
+
+
+CODE = sorted({code for row in ALL for code in re.findall(r"`([^`]+)`", row.get("here", "") + row.get("why", ""))})
+HANDLERS = {
+    "log": LogHandler,
+    "metric": MetricHandler,
+    "span": SpanHandler,
+    "buffer": BufferHandler,
+    "webhook": WebhookHandler,
+    "oncall": WebhookHandler,
+}
+TABLES = {
+    **{f"handlers.{name}": handler.Config for name, handler in HANDLERS.items()},
+    "http": HttpService.Config,
+    "health": HealthService.Config,
+}
+
+
+def test_every_name_in_code_exists():
+    """What the page writes in Python is there: each ``ec.…``, and what emitters, handlers and checks are asked for."""
+    emitter = ec.get_emitter()
+    places = [(r"\bec\.([\w.]+)", ec), (r"\bemitter\.health\.(\w+)", emitter.health), (r"\bemitter\.(\w+)", emitter)]
+    places += [(rf'handler\("{name}"\)\.(\w+)', handler) for name, handler in HANDLERS.items()]
+    found = 0
+    for code in CODE:
+        for pattern, owner in places:
+            for path in re.findall(pattern, code):
+                operator.attrgetter(path.rstrip("."))(owner)  # AttributeError names what is missing
+                found += 1
+    assert found > 50
+
+
+def test_every_setting_exists():
+    """What the page writes in TOML is an option: of its table where one is named, else of any, or of the frame."""
+    found = 0
+    for code in CODE:
+        written = re.match(r"(?:\[([\w.-]+)\] )?([a-z_]+)(?: = (?:[\"\d\[]|true|false)|$)", code)
+        if written and (written[1] or " = " in code):
+            names = [written[1]] if written[1] else [*TABLES, None]
+            known = [_options(name) for name in names]
+            assert any(written[2] in options for options in known), code
+            found += 1
+    assert found > 30
+
+
+def _options(table):
+    """Return the names of the options of a table of the settings."""
+    if table is None:
+        return set(Frame.model_fields)
+    if table in TABLES:
+        fields = TABLES[table].model_fields
+        return {"use", *fields, *(field.alias for field in fields.values() if field.alias)}
+    model = HealthService.Config.model_json_schema()["$defs"]
+    return {option for definition in model.values() for option in definition.get("properties", {})}
+
+
+def test_metrics_and_events_in_prose_exist():
+    """A series or an event of the bus or the router that an answer names is in the catalog."""
+    known, events = _catalog()
+    for code in CODE:
+        if re.fullmatch(r"(?:eventcore|process|host)_[a-z_]+[a-z]", code):
+            assert known.get(code) or known.get(f"{code}_bucket"), code
+        elif re.fullmatch(r"eventcore\.[a-z_]+|router\.model_[a-z]+", code):
+            assert code in events, code
+
+
+def _catalog():
+    plugins = Plugins()
+    catalog = ec.Catalog(packs=plugins.packs(), contributed=plugins.events)
+    for pack in catalog.packs:
+        catalog.pack(pack)
+    return Vocabulary(exposition_of(catalog, plugins)), catalog.events
 
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_queries_that_run_here_name_what_exists(guide):
     """A query of a ``here`` row parses, names series, labels and values of the catalog, and can return data."""
-    from eventcore.catalog import Catalog
-    from eventcore.plugins import Plugins
-
-    plugins = Plugins()
-    catalog = Catalog(packs=plugins.packs(), contributed=plugins.events)
-    for pack in catalog.packs:
-        catalog.pack(pack)
-    known = Vocabulary(exposition_of(catalog, plugins))
+    known, _ = _catalog()
     for row in rows_of(guide, "here"):
         for query in listed(row.get("query")):
             assert [problem.message for problem in check(query, known)[1]] == [], query
