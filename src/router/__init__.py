@@ -10,27 +10,37 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from router.choice import Budget as Budget
+    from router.choice import Guaranteed as Guaranteed
+    from router.choice import TargetShare as TargetShare
+    from router.choice import Threshold as Threshold
+    from router.drift import DriftConfig as DriftConfig
     from router.embedding import Embedder as Embedder
     from router.embedding import HashingEmbedder as HashingEmbedder
     from router.errors import RouterError as RouterError
     from router.features import Candidate as Candidate
     from router.features import CandidatePool as CandidatePool
     from router.features import RoutingRequest as RoutingRequest
+    from router.history import History as History
     from router.model import RouterModel as RouterModel
     from router.model_file import load_model as load_model
     from router.model_file import save_model as save_model
+    from router.response import RoutingDecision as RoutingDecision
+    from router.response import RoutingResponse as RoutingResponse
     from router.router import Router as Router
     from router.router import RouterConfig as RouterConfig
-    from router.router import RoutingDecision as RoutingDecision
-    from router.router import RoutingResponse as RoutingResponse
 
 _MODULES = {
+    "choice": "Budget Guaranteed TargetShare Threshold",
+    "drift": "DriftConfig",
     "embedding": "Embedder HashingEmbedder",
     "errors": "RouterError",
     "features": "Candidate CandidatePool RoutingRequest",
+    "history": "History",
     "model": "RouterModel",
     "model_file": "load_model save_model",
-    "router": "Router RouterConfig RoutingDecision RoutingResponse",
+    "response": "RoutingDecision RoutingResponse",
+    "router": "Router RouterConfig",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 

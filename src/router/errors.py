@@ -6,7 +6,9 @@
     ├── ConfigError           (ValueError)         a setting outside its range
     ├── InvalidRequest        (ValueError)         a request, candidate or array that cannot be used
     │   ├── DimensionMismatch                      shapes that do not fit each other
-    │   └── NonFiniteInput                         NaN or infinity where a number was expected
+    │   ├── NonFiniteInput                         NaN or infinity where a number was expected
+    │   ├── UnknownRequest    (LookupError)        feedback on a request that is not waiting for any
+    │   └── DuplicateFeedback                      feedback that came a second time
     ├── FeatureError                               valid input from which no finite feature can be computed
     ├── InferenceError                             the model gave no usable score
     ├── ModelError                                 a model that cannot serve
@@ -16,6 +18,7 @@
     ├── CalibrationError                           too few outcomes to promise anything
     ├── TrainingError                              training that cannot start or has diverged
     ├── DataNotFound          (FileNotFoundError)  the data folder or a file in it is absent
+    ├── HistoryError                               the history of candidates cannot be opened, read or written
     └── BreakerOpen                                the circuit breaker refuses the call
 
 Each class carries ``error_type``, the value its failures have in metrics; ``ERROR_TYPES`` is the closed set of them.
@@ -32,7 +35,9 @@ __all__ = [
     "ConfigError",
     "DataNotFound",
     "DimensionMismatch",
+    "DuplicateFeedback",
     "FeatureError",
+    "HistoryError",
     "InferenceError",
     "InvalidRequest",
     "ModelError",
@@ -42,6 +47,7 @@ __all__ = [
     "NonFiniteInput",
     "RouterError",
     "TrainingError",
+    "UnknownRequest",
 ]
 
 ERROR_TYPES = (
@@ -83,6 +89,14 @@ class DimensionMismatch(InvalidRequest):
 
 class NonFiniteInput(InvalidRequest):
     """A number handed in is NaN or infinite."""
+
+
+class UnknownRequest(InvalidRequest, LookupError):
+    """Feedback on a request that was never routed here, or so long ago that it was forgotten."""
+
+
+class DuplicateFeedback(InvalidRequest):
+    """Feedback on a request that had its feedback already."""
 
 
 class FeatureError(RouterError):
@@ -131,6 +145,12 @@ class DataNotFound(RouterError, FileNotFoundError):
     """The data folder, or a file expected in it, is absent."""
 
     error_type = "storage_error"
+
+
+class HistoryError(RouterError):
+    """The history of candidates cannot be opened, read or written."""
+
+    error_type = "database_error"
 
 
 class BreakerOpen(RouterError):

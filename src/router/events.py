@@ -7,19 +7,31 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 import eventcore as ec
 
 __all__ = [
+    "BACKEND",
     "EVENTS",
+    "MODEL_BREAKER",
+    "AssessPrompt",
     "CheckCircuitBreaker",
     "CircuitBreakerEnabled",
     "CircuitClosed",
     "CircuitHalfOpened",
     "CircuitOpened",
+    "CompareShadow",
+    "DriftDetected",
+    "DriftEnded",
+    "DriftMeasured",
     "EngineerFeatures",
     "EstimateUncertainty",
+    "FeedbackReceived",
+    "FeedbackRefused",
     "InferModel",
     "ModelLoaded",
+    "ReloadModel",
     "RouteRequest",
     "RouterInitializing",
     "RoutingDecided",
@@ -28,6 +40,12 @@ __all__ = [
 LOGGER = "tiny_dancer_router"
 Count = Annotated[int, ec.Measure(unit="1")]
 State = Literal["closed", "half_open", "open"]
+DriftKind = Literal["features", "scores", "calibration"]
+MODEL_BREAKER = "model"
+"""The name of the breaker before the router's own model."""
+BACKEND = "backend:"
+"""What the names of backends' breakers begin with."""
+BreakerName = Annotated[str, ec.Label, Field(examples=[MODEL_BREAKER])]
 
 
 class RouterInitializing(
@@ -84,6 +102,8 @@ class RouteRequest(
     inference_time_us: Annotated[int, ec.Measure(unit="us")] = ec.unset
     lightweight_routes: Count = ec.unset
     powerful_routes: Count = ec.unset
+    chosen: str = ec.unset
+    """The candidate that the policy chose, where there is one."""
 
 
 class CheckCircuitBreaker(
@@ -171,7 +191,7 @@ class CircuitOpened(
 ):
     """The breaker refuses calls from now on."""
 
-    breaker: str
+    breaker: BreakerName
     failures: Count
     retry_after_s: Annotated[float, ec.Measure(unit="s")]
     state: Annotated[Literal["open"], ec.Label] = "open"
@@ -187,7 +207,7 @@ class CircuitHalfOpened(
 ):
     """The breaker lets a few probes pass."""
 
-    breaker: str
+    breaker: BreakerName
     state: Annotated[Literal["half_open"], ec.Label] = "half_open"
 
 
@@ -200,8 +220,137 @@ class CircuitClosed(
 ):
     """The breaker lets all calls pass again."""
 
-    breaker: str
+    breaker: BreakerName
     state: Annotated[Literal["closed"], ec.Label] = "closed"
+
+
+class AssessPrompt(
+    ec.Operation,
+    name="router.prompt_assessment",
+    span="prompt_assessment",
+    category=ec.Category.MODEL,
+    severity=ec.Severity.DEBUG,
+    message="Prompt assessed",
+    failure_message="Prompt assessment failed",
+    logger=LOGGER,
+):
+    """Reading a prompt: its chunks embedded, and the quality that each known model would reach on it."""
+
+    known_models: Count
+
+
+class ReloadModel(
+    ec.Operation,
+    name="router.model_reload",
+    span="model_reload",
+    category=ec.Category.MODEL,
+    message="Model replaced",
+    failure_message="Model refused; the one before it goes on serving",
+    logger=LOGGER,
+):
+    """Loading and checking another model and, where it is sound, serving with it from the next request on."""
+
+    source: str
+
+
+class CompareShadow(
+    ec.Operation,
+    name="router.shadow_comparison",
+    span="shadow_comparison",
+    category=ec.Category.MODEL,
+    severity=ec.Severity.DEBUG,
+    message="Shadow model compared",
+    failure_message="Shadow model failed",
+    logger=LOGGER,
+):
+    """A request that was answered, decided again by the shadow model, and what differs; nobody waits for it."""
+
+    candidate_count: Count
+    skipped: Annotated[int, ec.Measure(unit="1")]
+    """Requests left out since the last comparison, because the shadow could not keep up."""
+    disagreements: Count = ec.unset
+    """Candidates for which it would have decided otherwise between lightweight and powerful."""
+    largest_difference: Annotated[float, ec.Measure(unit="1")] = ec.unset
+    """Of the scores of any candidate."""
+    best_differs: bool = ec.unset
+
+
+class FeedbackReceived(
+    ec.Event,
+    name="router.feedback_received",
+    category=ec.Category.DATA,
+    severity=ec.Severity.DEBUG,
+    message="Feedback on {candidate_id}: {quality}, expected {expected}",
+    logger=LOGGER,
+):
+    """Somebody told how good an answer was."""
+
+    request_id: str
+    candidate_id: str
+    quality: Annotated[float, ec.Measure(unit="1")]
+    expected: Annotated[float, ec.Measure(unit="1")]
+    status: Annotated[Literal["accepted"], ec.Label] = "accepted"
+
+
+class FeedbackRefused(
+    ec.Event,
+    name="router.feedback_refused",
+    category=ec.Category.DATA,
+    severity=ec.Severity.WARNING,
+    message="Feedback on request {request_id} refused: {status}",
+    logger=LOGGER,
+):
+    """Feedback that belongs to no open request, or came a second time."""
+
+    request_id: str
+    status: Annotated[Literal["unknown", "duplicate"], ec.Label]
+
+
+class DriftMeasured(
+    ec.Event,
+    name="router.drift_measured",
+    category=ec.Category.PERFORMANCE,
+    severity=ec.Severity.DEBUG,
+    message="Drift of {kind}: {distance}",
+    logger=LOGGER,
+):
+    """A window of requests or of feedback was held against what the model was made for."""
+
+    kind: Annotated[DriftKind, ec.Label]
+    subject: str
+    """The feature that has moved most, or the kind."""
+    distance: Annotated[float, ec.Measure(unit="1")]
+    """Kolmogorov and Smirnov's distance; of calibration, the mean quality less the mean expected one, without sign."""
+    sample_size: Count
+
+
+class DriftDetected(
+    ec.Event,
+    name="router.drift_detected",
+    category=ec.Category.PERFORMANCE,
+    severity=ec.Severity.WARNING,
+    message="{kind} drift: {subject} is {distance} away, the limit is {limit}",
+    logger=LOGGER,
+):
+    """A distance has passed its limit."""
+
+    kind: Annotated[DriftKind, ec.Label]
+    subject: str
+    distance: Annotated[float, ec.Measure(unit="1")]
+    limit: float
+
+
+class DriftEnded(
+    ec.Event,
+    name="router.drift_ended",
+    category=ec.Category.PERFORMANCE,
+    message="{kind} drift is over: {distance}",
+    logger=LOGGER,
+):
+    """A distance has come back."""
+
+    kind: Annotated[DriftKind, ec.Label]
+    distance: Annotated[float, ec.Measure(unit="1")]
 
 
 EVENTS = [
@@ -217,5 +366,13 @@ EVENTS = [
     CircuitOpened,
     CircuitHalfOpened,
     CircuitClosed,
+    AssessPrompt,
+    ReloadModel,
+    CompareShadow,
+    FeedbackReceived,
+    FeedbackRefused,
+    DriftMeasured,
+    DriftDetected,
+    DriftEnded,
 ]
 """All of them, for the catalog."""

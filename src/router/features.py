@@ -75,9 +75,20 @@ class CandidatePool:
     too large for float32. Each message names the candidate, its index and the remedy.
     """
 
-    __slots__ = ("candidates", "created_at", "frequency", "success_rate", "unit_embeddings", "zero_embeddings")
+    __slots__ = (
+        "_template",
+        "candidates",
+        "created_at",
+        "frequency",
+        "ids",
+        "prices",
+        "success_rate",
+        "unit_embeddings",
+        "zero_embeddings",
+    )
 
     candidates: tuple[Candidate, ...]
+    ids: tuple[str, ...]
     unit_embeddings: NDArray[np.float32]
     """Embeddings scaled to length one, shape (candidates, d); a zero vector stays zero."""
     zero_embeddings: NDArray[np.bool_] | None
@@ -85,6 +96,9 @@ class CandidatePool:
     created_at: NDArray[np.float64]
     frequency: NDArray[np.float64]
     success_rate: NDArray[np.float64]
+    prices: NDArray[np.float64]
+    """Prices, shape (candidates,); NaN where a price is not known."""
+    _template: tuple[tuple[float, ...], NDArray[np.float32]] | None
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         """Check ``candidates`` and lay them out."""
@@ -95,7 +109,10 @@ class CandidatePool:
         self.unit_embeddings, self.zero_embeddings = self._scaled_embeddings()
         self.created_at, access_count, self.success_rate = self._statistics()
         self.frequency = np.minimum(np.log1p(access_count) / math.log(1 + FREQUENCY_SATURATION), 1.0)
-        for shared in (self.unit_embeddings, self.created_at, self.frequency, self.success_rate):
+        self.ids = tuple(map(_get_id, self.candidates))
+        self.prices = np.array([math.nan if each.price is None else each.price for each in self.candidates])
+        self._template = None
+        for shared in (self.unit_embeddings, self.created_at, self.frequency, self.success_rate, self.prices):
             shared.setflags(write=False)
 
     def __len__(self) -> int:
@@ -110,6 +127,24 @@ class CandidatePool:
     def dimension(self) -> int:
         """The length of every embedding in the pool."""
         return int(self.unit_embeddings.shape[1])
+
+    def template(self, weights: tuple[float, ...]) -> NDArray[np.float32]:
+        """Return new features in which frequency and success are filled in, the same for every request; the rest is 0.
+
+        Raises ConfigError when ``weights`` are not five finite numbers.
+        """
+        kept = self._template
+        if kept is None or kept[0] is not weights:
+            if len(weights) != len(FEATURE_NAMES) or not math.isfinite(sum(weights)):
+                raise ConfigError(
+                    f"feature weights {weights!r} are not {len(FEATURE_NAMES)} finite numbers, one each for "
+                    f"{FEATURE_NAMES}"
+                )
+            filled = np.zeros((len(self), len(FEATURE_NAMES)), dtype=np.float32)
+            filled[:, 2] = self.frequency * weights[2]
+            filled[:, 3] = self.success_rate * weights[3]
+            self._template = kept = (weights, filled)  # one assignment: threads may share the pool
+        return kept[1].copy()
 
     def _check_ids(self) -> None:
         if len(set(map(_get_id, self.candidates))) == len(self.candidates):
@@ -257,43 +292,40 @@ def extract_features(
     Raises DimensionMismatch when the query is no vector of the pool's dimension, NonFiniteInput when it holds NaN or
     infinity, FeatureError when its length overflows, ConfigError when ``weights`` are not five finite numbers.
     """
-    if len(weights) != len(FEATURE_NAMES) or not math.isfinite(sum(weights)):
-        raise ConfigError(
-            f"feature weights {weights!r} are not {len(FEATURE_NAMES)} finite numbers, one each for {FEATURE_NAMES}"
-        )
+    features = pool.template(weights)
     now = time.time() if now_s is None else now_s
     if not abs(now) < _MAX_UNIX_S:
         msg = f"now_s is {now!r}: pass the time in Unix seconds"
         raise (InvalidRequest if math.isfinite(now) else NonFiniteInput)(msg)
-    features = np.empty((len(pool), len(FEATURE_NAMES)), dtype=np.float32)
     np.multiply(_similarity(query_embedding, pool), weights[0], out=features[:, 0])
-    age = np.maximum(now - pool.created_at, 0.0)
-    features[:, 1] = np.exp(-RECENCY_DECAY_PER_S * age) * weights[1]
-    features[:, 2] = pool.frequency * weights[2]
-    features[:, 3] = pool.success_rate * weights[3]
-    features[:, 4] = _overlap(metadata, pool.candidates, weights[4]) if metadata else 0.0
+    age = now - pool.created_at
+    np.maximum(age, 0.0, out=age)
+    age *= -RECENCY_DECAY_PER_S
+    np.exp(age, out=age)
+    np.multiply(age, weights[1], out=features[:, 1], casting="same_kind")
+    if metadata:
+        features[:, 4] = _overlap(metadata, pool.candidates, weights[4])
     return features
 
 
 def _similarity(query_embedding: NDArray[np.float32], pool: CandidatePool) -> NDArray[np.float32]:
-    query = _checked_query(query_embedding, pool.dimension)
-    with np.errstate(over="ignore"):
-        norm_squared = float(query @ query)
-    if norm_squared == math.inf:
-        raise FeatureError(
-            "the query embedding is too long for its length to be computed: scale it, for instance to length one"
-        )
+    query, norm_squared = _checked_query(query_embedding, pool.dimension)
     if norm_squared == 0.0:
         zeros = pool.zero_embeddings
         return np.zeros(len(pool), np.float32) if zeros is None else zeros.astype(np.float32)
-    cosines: NDArray[np.float32] = pool.unit_embeddings @ (query / math.sqrt(norm_squared)).astype(np.float32)
-    return np.clip(cosines, -1.0, 1.0)
+    query *= 1.0 / math.sqrt(norm_squared)
+    cosines: NDArray[np.float32] = pool.unit_embeddings @ query.astype(np.float32)
+    np.maximum(cosines, -1.0, out=cosines)
+    return np.minimum(cosines, 1.0, out=cosines)
 
 
-def _checked_query(query_embedding: NDArray[np.float32], dimension: int) -> NDArray[np.float64]:
-    """Return the query in float64, where no float32 value under- or overflows when squared."""
+def _checked_query(query_embedding: NDArray[np.float32], dimension: int) -> tuple[NDArray[np.float64], float]:
+    """Return a copy of the query in float64, where no float32 value under- or overflows when squared, and its square.
+
+    A finite square means finite values, so one number stands for a look at all of them.
+    """
     try:
-        query = np.asarray(query_embedding, dtype=np.float64)
+        query = np.array(query_embedding, dtype=np.float64)
     except (TypeError, ValueError):
         kind = type(query_embedding).__name__
         raise InvalidRequest(f"the query embedding is no vector of numbers ({kind}): pass a float32 array") from None
@@ -302,13 +334,18 @@ def _checked_query(query_embedding: NDArray[np.float32], dimension: int) -> NDAr
             f"the query embedding has shape {query.shape}, the candidates' embeddings have length {dimension}: "
             "embed query and candidates with the same embedder"
         )
+    norm_squared = float(np.vdot(query, query))  # unlike @, no warning where it overflows
+    if norm_squared < math.inf:
+        return query, norm_squared
     finite = np.isfinite(query)
-    if not finite.all():
-        index = int(np.argmin(finite))
-        raise NonFiniteInput(
-            f"query_embedding[{index}] is {query[index]}: embed the query again, every value has to be finite"
+    if finite.all():
+        raise FeatureError(
+            "the query embedding is too long for its length to be computed: scale it, for instance to length one"
         )
-    return query
+    index = int(np.argmin(finite))
+    raise NonFiniteInput(
+        f"query_embedding[{index}] is {query[index]}: embed the query again, every value has to be finite"
+    )
 
 
 def _overlap(metadata: Mapping[str, MetadataValue], candidates: tuple[Candidate, ...], weight: float) -> list[float]:

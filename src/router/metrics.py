@@ -5,16 +5,24 @@ from __future__ import annotations
 import eventcore as ec
 from router.errors import ERROR_TYPES
 from router.events import (
+    MODEL_BREAKER,
+    AssessPrompt,
     CircuitClosed,
     CircuitHalfOpened,
     CircuitOpened,
+    CompareShadow,
+    DriftDetected,
+    DriftMeasured,
     EngineerFeatures,
+    FeedbackReceived,
+    FeedbackRefused,
     InferModel,
+    ReloadModel,
     RouteRequest,
     RoutingDecided,
 )
 
-__all__ = ["TINY_DANCER"]
+__all__ = ["ROUTER", "TINY_DANCER"]
 
 _BATCH_EDGES = (10, 50, 100)
 _DURATIONS = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01)
@@ -54,6 +62,7 @@ TINY_DANCER = (
     ec.Gauge(
         "tiny_dancer_circuit_breaker_state",
         on=(CircuitClosed, CircuitHalfOpened, CircuitOpened),
+        where={"breaker": MODEL_BREAKER},  # those of backends are in the pack ``router``
         value=ec.codes("state", initial="closed", closed=0, half_open=1, open=2),
         across="max",
         help="State of the circuit breaker: 0 closed, 1 half-open, 2 open.",
@@ -100,3 +109,97 @@ TINY_DANCER = (
     ),
 )
 """The ten metrics of the Tiny Dancer guide."""
+
+_STATUS = {"status": ec.rename("outcome", {"success": "success"}, other="failure")}
+_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+ROUTER = (
+    ec.Gauge(
+        "router_breaker_state",
+        on=(CircuitClosed, CircuitHalfOpened, CircuitOpened),
+        value=ec.codes("state", closed=0, half_open=1, open=2),
+        labels={"breaker": "breaker"},
+        across="max",
+        help="State of each circuit breaker that has moved: 0 closed, 1 half-open, 2 open.",
+    ),
+    ec.Histogram(
+        "router_prompt_assessment_duration_seconds",
+        on=AssessPrompt,
+        value="duration_s",
+        buckets=(0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0),
+        help="Time to embed a prompt and to estimate the quality of each known model on it.",
+    ),
+    ec.Counter(
+        "router_model_reloads_total",
+        on=ReloadModel,
+        labels=_STATUS,
+        help="Attempts to replace the model while serving, by whether the new one was taken.",
+    ),
+    ec.Counter(
+        "router_shadow_comparisons_total",
+        on=CompareShadow,
+        labels=_STATUS,
+        help="Answered requests that the shadow model decided again, by whether it could.",
+    ),
+    ec.Counter(
+        "router_shadow_candidates_total",
+        on=CompareShadow,
+        value="candidate_count",
+        where={"outcome": "success"},
+        help="Candidates that both models decided about.",
+    ),
+    ec.Counter(
+        "router_shadow_disagreements_total",
+        on=CompareShadow,
+        value="disagreements",
+        help="Candidates for which the shadow model decided otherwise between lightweight and powerful.",
+    ),
+    ec.Counter(
+        "router_shadow_skipped_total",
+        on=CompareShadow,
+        value="skipped",
+        help="Requests that were not compared because the shadow model could not keep up.",
+    ),
+    ec.Histogram(
+        "router_shadow_difference",
+        on=CompareShadow,
+        value="largest_difference",
+        buckets=(0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0),
+        help="Largest difference of the two models' scores in a request.",
+    ),
+    ec.Counter(
+        "router_feedback_total",
+        on=(FeedbackReceived, FeedbackRefused),
+        labels={"status": "status"},
+        help="Feedback by what became of it.",
+    ),
+    ec.Histogram(
+        "router_feedback_quality",
+        on=FeedbackReceived,
+        value="quality",
+        buckets=_SHARES,
+        help="Quality of answers, as feedback says.",
+    ),
+    ec.Histogram(
+        "router_feedback_expected_quality",
+        on=FeedbackReceived,
+        value="expected",
+        buckets=_SHARES,
+        help="Quality that the router expected of the answers there was feedback on.",
+    ),
+    ec.Gauge(
+        "router_drift_distance",
+        on=DriftMeasured,
+        value="distance",
+        labels={"kind": "kind"},
+        across="max",
+        help="Distance of the last window of requests or feedback from what the model was made for.",
+    ),
+    ec.Counter(
+        "router_drift_detected_total",
+        on=DriftDetected,
+        labels={"kind": "kind"},
+        help="How often a distance has passed its limit.",
+    ),
+)
+"""What the router does beside routing: backends, prompts, reloads, the shadow model, feedback, drift."""

@@ -2,42 +2,77 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 import eventcore as ec
-from router.errors import BreakerOpen, ConfigError, InferenceError
+from router.backends import BackendConfig, Backends
+from router.choice import Guaranteed
+from router.drift import DriftWatch
+from router.errors import (
+    BreakerOpen,
+    ConfigError,
+    DuplicateFeedback,
+    InferenceError,
+    InvalidRequest,
+    UnknownRequest,
+)
 from router.events import (
+    MODEL_BREAKER,
+    AssessPrompt,
     CheckCircuitBreaker,
     CircuitBreakerEnabled,
     CircuitClosed,
     CircuitHalfOpened,
     CircuitOpened,
+    DriftDetected,
+    DriftEnded,
+    DriftMeasured,
     EngineerFeatures,
     EstimateUncertainty,
+    FeedbackReceived,
+    FeedbackRefused,
     InferModel,
     ModelLoaded,
+    ReloadModel,
     RouteRequest,
     RouterInitializing,
     RoutingDecided,
 )
 from router.features import CandidatePool, RoutingRequest, extract_features
-from router.health import RouterHealthCheck
-from router.model_file import BUNDLED_MODEL, load_model
+from router.feedback import FeedbackLoop
+from router.health import ROUTERS, RouterHealthCheck
+from router.model_file import BUNDLED_MODEL, load_model, load_prompt_model
+from router.reader import Reader
+from router.reload import Answered, Shadow, load_rehearsed
+from router.response import RoutingDecision, RoutingResponse
+from router.steps import UNWANTED, step
 from router.uncertainty import DEFAULT_MAX_UNCERTAINTY, DEFAULT_THRESHOLD, is_lightweight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from os import PathLike
+    from collections.abc import Callable, Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
+
+    from router.choice import Policy
+    from router.drift import DriftConfig, Finding
+    from router.embedding import Embedder
+    from router.features import MetadataValue
+    from router.history import History
+    from router.model import RouterModel
+    from router.prompt_model import PromptModel
 
     Array = NDArray[np.floating[Any]]
 
 __all__ = ["Model", "Router", "RouterConfig", "RoutingDecision", "RoutingResponse"]
+
+DOMAIN = "domain"
+"""The key of a request's metadata that names its group, for guarantees per group."""
 
 
 class Model(Protocol):
@@ -66,6 +101,10 @@ class RouterConfig:
     """Failures in a row that open it."""
     circuit_breaker_timeout_s: float = 60.0
     """How long it stays open before it probes; doubled with every failed probe."""
+    backend: BackendConfig = field(default_factory=BackendConfig)
+    """Of the breakers of single backends, see `Router.backend`."""
+    max_open_requests: int = 10_000
+    """Requests that feedback may still come for, where there is a history."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -76,37 +115,15 @@ class RouterConfig:
             raise ConfigError("circuit_breaker_threshold and circuit_breaker_timeout_s must be positive")
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingDecision:
-    """The decision for one candidate."""
-
-    candidate_id: str
-    confidence: float
-    use_lightweight: bool
-    uncertainty: float
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingResponse:
-    """Decisions by confidence, highest first, and what they cost (times in whole microseconds)."""
-
-    decisions: tuple[RoutingDecision, ...]
-    inference_time_us: int
-    """From entry to the answer; the name is Tiny Dancer's."""
-    feature_time_us: int
-    candidates_processed: int
-
-    @property
-    def best(self) -> RoutingDecision:
-        """The candidate with the highest confidence."""
-        return self.decisions[0]
-
-
 class Router:
     """Routes requests between lightweight and powerful models; safe to share between threads.
 
     ``model`` defaults to the one at ``config.model_path``, which must exist: there is no untrained router. ``emitter``
-    defaults to the emitter in use at each call. Raises ModelNotFound or ModelFormatError.
+    defaults to the emitter in use at each call. Of each request, ``policy`` chooses one candidate, by price and
+    quality: the confidence, or for requests with a prompt what ``prompt_model`` says of the candidates it knows by
+    their ids (``embedder`` defaults to the one it was trained with). With a ``history``, `feedback` says how answers
+    were. With ``drift``, inputs are watched; ``reference`` are features it was trained on, shape (n, 5). Raises
+    ModelNotFound or ModelFormatError.
     """
 
     def __init__(
@@ -114,6 +131,12 @@ class Router:
         config: RouterConfig | None = None,
         *,
         model: Model | None = None,
+        prompt_model: PromptModel | None = None,
+        embedder: Embedder | None = None,
+        policy: Policy | None = None,
+        history: History | None = None,
+        drift: DriftConfig | None = None,
+        reference: ArrayLike | None = None,
         emitter: ec.Emitter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -122,11 +145,18 @@ class Router:
         self._emitter = emitter
         self.emitter.emit(RouterInitializing())
         self.model: Model = model or self._load()
+        self._reader = None if prompt_model is None else Reader.of(prompt_model, embedder)
+        self.policy = policy
+        self.history = history
+        self._loop = None if history is None else FeedbackLoop(history, self.config.max_open_requests)
+        self.drift = None if drift is None else self._watch(drift, reference)
+        self._shadow: Shadow | None = None
+        self.backends = Backends(self.config.backend, clock, self._breaker_moved)
         self.breaker: ec.Breaker | None = None
         if self.config.enable_circuit_breaker:
             threshold = self.config.circuit_breaker_threshold
             self.breaker = ec.Breaker(
-                "model",
+                MODEL_BREAKER,
                 window=threshold,
                 minimum_calls=threshold,
                 open_s=self.config.circuit_breaker_timeout_s,
@@ -134,65 +164,174 @@ class Router:
                 on_transition=self._breaker_moved,
             )
             self.emitter.emit(CircuitBreakerEnabled(threshold=threshold))
+        ROUTERS.add(self)
 
     @property
     def emitter(self) -> ec.Emitter:
         """Where events go."""
         return self._emitter or ec.get_emitter()
 
+    @property
+    def prompt_model(self) -> PromptModel | None:
+        """The prompt model in use."""
+        reader = self._reader
+        return None if reader is None else reader.model
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many requests wait for feedback, and how many were forgotten before any came."""
+        return (0, 0) if self._loop is None else (len(self._loop.open), self._loop.open.forgotten)
+
+    @property
+    def shadow(self) -> Shadow | None:
+        """The shadow model that runs beside, see `start_shadow`."""
+        return self._shadow
+
     def health_check(self) -> ec.HealthCheck:
         """Return the check ``model_tiny_dancer``, to add to the emitter's: ``emitter.health.add_check(…)``."""
-        return RouterHealthCheck(self.model, self.breaker)
+        return RouterHealthCheck(lambda: self.model, self.breaker)
+
+    def backend(self, name: str) -> ec.Breaker:
+        """Return the breaker of the backend behind the candidate of that id, made when it is first asked for.
+
+        Guard calls with it, ``with router.backend("gpt-4").call():``, plain or ``async``: while it is open the
+        candidate is not chosen. ConfigError for an empty name, or for more names than ``config.backend.max_backends``.
+        """
+        return self.backends.get(name)
 
     def route(self, request: RoutingRequest) -> RoutingResponse:
-        """Decide for every candidate of ``request``.
+        """Decide for every candidate of ``request``, and choose one.
 
-        Raises InvalidRequest (or a subclass) for a request that cannot be used, BreakerOpen while the breaker refuses
-        calls, InferenceError when the model gives no usable score; each is emitted as a failed request too.
+        Raises InvalidRequest (or a subclass) for a request that cannot be used, BreakerOpen while the breaker of the
+        model or those of all candidates refuse calls, InferenceError when the model gives no usable score; each is
+        emitted as a failed request too.
         """
         emitter = self.emitter
         count = len(request.candidates)
-        with emitter.operation(RouteRequest, candidate_count=count, request_id=request.request_id) as operation:
-            started = time.perf_counter_ns()
+        model = self.model  # a reload must not change it on the way
+        with step(emitter, RouteRequest, candidate_count=count, request_id=request.request_id) as operation:
+            started, now_s = time.perf_counter_ns(), time.time()
             permit = self._acquire(emitter)
             try:
-                pool, features, feature_time_us = self._features(emitter, request, count)
+                pool, features, feature_time_us = self._features(emitter, model, request, now_s)
             except BaseException:
                 self._settle("release", permit)  # the request was at fault, not the model
                 raise
             try:
-                ids = [candidate.id for candidate in pool.candidates]
-                confidence = self._infer(emitter, ids, features)
-                uncertainty = self._doubt(emitter, confidence)
+                confidence = self._infer(emitter, model, pool.ids, features)
+                uncertainty = self._doubt(emitter, model, confidence)
+                quality = self._assess(emitter, request.prompt, pool.ids, confidence)
             except BaseException:
                 self._settle("failure", permit)
                 raise
             self._settle("success", permit)
-            lightweight = is_lightweight(
-                confidence,
-                uncertainty,
-                threshold=self.config.confidence_threshold,
-                max_uncertainty=self.config.max_uncertainty,
-            )
+            lightweight = self._decide(confidence, uncertainty)
             if emitter.enabled(RoutingDecided):
                 emitter.emit(
                     RoutingDecided(
-                        candidate_id=ids,
+                        candidate_id=pool.ids,
                         use_lightweight=lightweight,
                         uncertainty=_readable(uncertainty),
                         confidence=_readable(confidence),
                     )
                 )
-            chosen = int(np.count_nonzero(lightweight))
+            chosen = self._choose(pool, confidence, quality, request.metadata)
             total_us = (time.perf_counter_ns() - started) // 1000
-            operation.set(inference_time_us=total_us, lightweight_routes=chosen, powerful_routes=count - chosen)
-        return RoutingResponse(_ordered(ids, confidence, lightweight, uncertainty), total_us, feature_time_us, len(ids))
+            if operation is not UNWANTED:
+                light = int(np.count_nonzero(lightweight))
+                operation.set(inference_time_us=total_us, lightweight_routes=light, powerful_routes=count - light)
+                if self.policy is not None and chosen is not None:
+                    operation.set(chosen=pool.ids[chosen])
+        response = RoutingResponse(
+            pool.ids,
+            confidence,
+            lightweight,
+            uncertainty,
+            inference_time_us=total_us,
+            feature_time_us=feature_time_us,
+            request_id=request.request_id,
+            chosen=chosen,
+            quality=quality,
+        )
+        if self._loop is not None:
+            self._loop.remember(response, pool.prices, self.policy)
+        if self.drift is not None:
+            self.drift.add_request(features, confidence)
+        if self._shadow is not None:
+            query = np.array(request.query_embedding)
+            self._shadow.offer(Answered(query, pool, request.metadata, now_s, confidence, lightweight))
+        return response
+
+    def feedback(self, request_id: str, quality: float, *, candidate_id: str | None = None) -> None:
+        """Say how good the answer to a request was, from 0 (wrong) to 1 (right); needs a history.
+
+        ``candidate_id`` says who answered, where it was not the candidate chosen. Raises UnknownRequest for a request
+        that does not wait for feedback, DuplicateFeedback for a second one, InvalidRequest for another quality or a
+        candidate the request did not have, HistoryError when it cannot be written, ConfigError without a history.
+        """
+        if self._loop is None:
+            raise ConfigError("feedback needs a history: make the router with history=History(path)")
+        try:
+            outcome = self._loop.accept(request_id, quality, candidate_id)
+        except (UnknownRequest, DuplicateFeedback) as error:
+            status: Any = "unknown" if isinstance(error, UnknownRequest) else "duplicate"
+            self.emitter.emit(FeedbackRefused(request_id=request_id, status=status))
+            raise
+        candidate, quality, expected = outcome.candidate_id, outcome.quality, outcome.expected
+        self.emitter.emit(
+            FeedbackReceived(request_id=request_id, candidate_id=candidate, quality=quality, expected=expected)
+        )
+        if self.drift is not None:
+            self.drift.add_feedback(expected, quality)
+        if isinstance(self.policy, Guaranteed) and outcome.need is not None:
+            # Of a request that the dear one answered, nobody knows what the cheap one would have made.
+            harm = 1.0 - quality if outcome.was_cheap else None
+            self.policy.observe(outcome.need, harm, sent=outcome.was_cheap)
+
+    def reload(self, path: str | PathLike[str]) -> RouterModel:
+        """Serve with the candidate model in the file at ``path`` from the next request on, and return it.
+
+        It is loaded and rehearsed first. One that is refused leaves the present model serving: ModelError (or a
+        subclass) or InferenceError says why, and so does the event.
+        """
+        with self.emitter.operation(ReloadModel, source=str(path)):
+            model = load_rehearsed(path)
+            watch = None if self.drift is None else self._watch(self.drift.config, None, model)
+            self.model, self.drift = model, watch
+        return model
+
+    def reload_prompt_model(self, path: str | PathLike[str]) -> PromptModel:
+        """Do the same for the prompt model, which has to be of the same embedder; ConfigError if there was none."""
+        with self.emitter.operation(ReloadModel, source=str(path)):
+            reader = self._reader
+            if reader is None:
+                raise ConfigError("the router has no prompt model to replace: make it with prompt_model=")
+            model = load_prompt_model(path)
+            self._reader = Reader.of(model, reader.embedder if model.embedder == reader.model.embedder else None)
+        return model
+
+    def start_shadow(self, model: Model | str | PathLike[str], *, share: float = 1.0) -> Shadow:
+        """Let another model, or that in a file, decide a share of requests again, after they were answered.
+
+        What differs is emitted as `CompareShadow`. A shadow that ran before is ended. Errors as of `reload` and
+        `Shadow`.
+        """
+        loaded: Model = load_model(model) if isinstance(model, str | PathLike) else model
+        shadow = Shadow(loaded, share, self._decide, lambda: self.emitter)
+        self.stop_shadow()
+        self._shadow = shadow
+        return shadow
+
+    def stop_shadow(self, timeout_s: float = 5.0) -> bool:
+        """End the shadow after what waits for it; whether it ended in time."""
+        shadow, self._shadow = self._shadow, None
+        return shadow is None or shadow.close(timeout_s)
 
     # -- the steps ---------------------------------------------------------------------------------------------------
 
     def _acquire(self, emitter: ec.Emitter) -> int:
         """Ask the breaker for a permit; BreakerOpen when it refuses."""
-        with emitter.operation(CheckCircuitBreaker) as check:
+        with step(emitter, CheckCircuitBreaker) as check:
             breaker = self.breaker
             if breaker is None:
                 check.set(state="closed")
@@ -207,26 +346,83 @@ class Router:
                 )
             return permit
 
-    def _features(self, emitter: ec.Emitter, request: RoutingRequest, count: int) -> tuple[CandidatePool, Array, int]:
+    def _features(
+        self, emitter: ec.Emitter, model: Model, request: RoutingRequest, now_s: float
+    ) -> tuple[CandidatePool, Array, int]:
         started = time.perf_counter_ns()
-        with emitter.operation(EngineerFeatures, batch_size=count):
+        with step(emitter, EngineerFeatures, batch_size=len(request.candidates)):
             pool = request.pool
             features = extract_features(
-                request.query_embedding, pool, request.metadata, weights=self.model.feature_weights
+                request.query_embedding, pool, request.metadata, now_s=now_s, weights=model.feature_weights
             )
         return pool, features, (time.perf_counter_ns() - started) // 1000
 
-    def _infer(self, emitter: ec.Emitter, ids: list[str], features: Array) -> Array:
-        with emitter.operation(InferModel, model_type="fastgrnn", candidate_id=ids) as inference:
-            confidence = self.model.score(features)
-            if not np.isfinite(confidence).all():
+    def _infer(self, emitter: ec.Emitter, model: Model, ids: Sequence[str], features: Array) -> Array:
+        with step(emitter, InferModel, model_type="fastgrnn", candidate_id=ids) as inference:
+            confidence = model.score(features)
+            # One number stands for a look at all: a sum of squares is finite only if each is.
+            if not (math.isfinite(np.vdot(confidence, confidence)) or np.isfinite(confidence).all()):
                 raise InferenceError("the model gave a score that is not finite; check its weights and its input")
-            inference.set(confidence=_readable(confidence))
+            if inference is not UNWANTED:
+                inference.set(confidence=_readable(confidence))
         return confidence
 
-    def _doubt(self, emitter: ec.Emitter, confidence: Array) -> Array:
-        with emitter.operation(EstimateUncertainty, batch_size=len(confidence)):
-            return self.model.uncertainty(confidence)
+    def _doubt(self, emitter: ec.Emitter, model: Model, confidence: Array) -> Array:
+        with step(emitter, EstimateUncertainty, batch_size=len(confidence)):
+            return model.uncertainty(confidence)
+
+    def _assess(self, emitter: ec.Emitter, prompt: str | None, ids: Sequence[str], confidence: Array) -> Array:
+        """Return the quality expected of each candidate: what the prompt model says of those it knows."""
+        reader = self._reader
+        if reader is None or prompt is None:
+            return confidence
+        with step(emitter, AssessPrompt, known_models=len(reader.heads)):
+            return reader.assess(prompt, ids, confidence)
+
+    def _decide(self, confidence: Array, uncertainty: Array) -> NDArray[np.bool_]:
+        config = self.config
+        return is_lightweight(
+            confidence, uncertainty, threshold=config.confidence_threshold, max_uncertainty=config.max_uncertainty
+        )
+
+    def _choose(
+        self, pool: CandidatePool, confidence: Array, quality: Array, metadata: Mapping[str, MetadataValue]
+    ) -> int | None:
+        """Return the place of the candidate to use; None where that is simply the one of the highest confidence."""
+        refusing = self.backends.refusing(pool.ids)
+        policy = self.policy
+        if policy is None and not refusing:
+            return None if quality is confidence else int(quality.argmax())
+        places = np.delete(np.arange(len(pool)), refusing)
+        if not len(places):
+            waits_s = min(self.backends.get(name).retry_after_s for name in pool.ids)
+            raise BreakerOpen(
+                f"the circuit breakers of all {len(pool)} candidates are open; the first is tried again in "
+                f"{waits_s:.1f} s",
+                retry_after_s=waits_s,
+            )
+        if policy is None or len(places) == 1:
+            return int(places[quality[places].argmax()])
+        if not np.isfinite(pool.prices[places]).all():
+            unknown = pool.ids[int(places[np.isnan(pool.prices[places])][0])]
+            raise InvalidRequest(f"candidate {unknown!r} has no price: the policy {policy!r} needs one of each")
+        group = metadata.get(DOMAIN)
+        chosen = policy.choose(quality[None, places], pool.prices[places], group=None if group is None else str(group))
+        return int(places[chosen[0]])
+
+    # -- what follows an answer --------------------------------------------------------------------------------------
+
+    def _watch(self, config: DriftConfig, reference: ArrayLike | None, model: Model | None = None) -> DriftWatch:
+        calibration = getattr(model or self.model, "calibration", None)
+        return DriftWatch(config, self._drifted, calibration=calibration, reference=reference)
+
+    def _drifted(self, finding: Finding) -> None:
+        emit, kind, distance = self.emitter.emit, finding.kind, finding.distance
+        emit(DriftMeasured(kind=kind, subject=finding.subject, distance=distance, sample_size=finding.sample_size))
+        if finding.has_changed and finding.is_drifting:
+            emit(DriftDetected(kind=kind, subject=finding.subject, distance=distance, limit=finding.limit))
+        elif finding.has_changed:
+            emit(DriftEnded(kind=kind, distance=distance))
 
     # -- the circuit breaker -----------------------------------------------------------------------------------------
 
@@ -267,9 +463,3 @@ def _readable(values: Array) -> Array:
     """Return float64 rounded to six places: what float32 makes of 0.92 is not what a reader of a log wants to see."""
     rounded: Array = np.round(values.astype(np.float64), 6)
     return rounded
-
-
-def _ordered(ids: list[str], confidence: Array, lightweight: NDArray[np.bool_], uncertainty: Array) -> Any:
-    order = np.argsort(-confidence, kind="stable").tolist()
-    scores, light, doubt = confidence.tolist(), lightweight.tolist(), uncertainty.tolist()
-    return tuple(RoutingDecision(ids[i], scores[i], light[i], doubt[i]) for i in order)

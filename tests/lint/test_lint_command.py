@@ -24,7 +24,7 @@ def test_without_findings_it_says_what_was_held_against_what():
     result = run(RULES)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("0 findings in 3 expressions of 1 file, held against ")
-    assert result.stdout.endswith(" series names (packs: tiny_dancer)\n")
+    assert result.stdout.endswith(" series names (packs: router, tiny_dancer)\n")
 
 
 def test_findings_are_lines_that_editors_understand(tmp_path):
@@ -47,7 +47,7 @@ def test_json_says_the_same(tmp_path):
     result = run(path, "--json")
     answer = json.loads(result.stdout)
     assert result.exit_code == 1
-    assert (answer["files"], answer["expressions"], answer["packs"]) == (1, 3, ["tiny_dancer"])
+    assert (answer["files"], answer["expressions"], answer["packs"]) == (1, 3, ["router", "tiny_dancer"])
     (finding,) = answer["findings"]
     assert finding.pop("remedy").startswith("query tiny_dancer_confidence_scores_bucket (with histogram_quantile)")
     assert finding == {

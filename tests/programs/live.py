@@ -21,7 +21,13 @@ from typing import Annotated
 import numpy as np
 
 import eventcore as ec
-from router import Router, RouterConfig, RouterError, RoutingRequest, load_model
+from router import Candidate, DriftConfig, History, Router, RouterConfig, RouterError, RoutingRequest, load_model
+from router.backends import BackendConfig
+from router.embedding import HashingEmbedder
+from router.model_file import BUNDLED_MODEL
+from router.prompt_model import PromptModel, PromptRecipe
+from router.prompts import embed_chunks
+from router.training import TrainingConfig
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES / "demo"))
@@ -120,10 +126,84 @@ class Trouble:
             raise ZeroDivisionError("a bug")
         if self.fault == "slow":
             time.sleep(0.02)
+        if self.fault == "contrary":
+            return 1.0 - self._model.score(features)
         return self._model.score(features)
 
     def uncertainty(self, scores):
         return self._model.uncertainty(scores)
+
+
+class Served:
+    """A router with all that goes on beside routing: prompts, backends, feedback, drift, reloads, a shadow."""
+
+    WINDOW = 20
+
+    def __init__(self):
+        texts = [f"question {number} about {'code' if number % 2 else 'law'}" for number in range(20)]
+        embedder = HashingEmbedder(32)
+        recipe = PromptRecipe(2, components=4, hidden_size=4, teachers=0, training=TrainingConfig(epochs=2))
+        outcomes = np.array([[number % 2, 1.0] for number in range(20)])
+        reader = PromptModel.fit(
+            ("small", "large"), texts, embed_chunks(texts, embedder, 2), outcomes, embedder="hashing:32", recipe=recipe
+        )
+        backend = BackendConfig(minimum_calls=2, open_s=0.6, half_open_permits=1)  # longer than a scrape
+        self.router = Router(
+            RouterConfig(confidence_threshold=0.5, max_uncertainty=1.0, backend=backend),
+            prompt_model=reader,
+            history=History("history.db", max_rows=1000),
+            drift=DriftConfig(request_window=self.WINDOW, feedback_window=self.WINDOW, calibration_limit=0.05),
+        )
+        self.shadow_model = Trouble(load_model())
+        self.router.start_shadow(self.shadow_model)
+        self.embedder = embedder
+
+    def route(self, name, *, rate):
+        """Route a prompt to candidates whose calls have succeeded at that rate."""
+        query = self.embedder.embed("a question about code")
+        candidates = [
+            Candidate(id, query, created_at=time.time(), access_count=10, success_rate=rate, price=price)
+            for id, price in (("small", 1.0), ("large", 9.0))
+        ]
+        return self.router.route(RoutingRequest(query, candidates, request_id=name, prompt="a question about code"))
+
+    def feed(self, name, quality):
+        """Give feedback; refusals are part of it."""
+        with suppress(RouterError):
+            self.router.feedback(name, quality)
+
+    def round(self, number):
+        """Drift away and back, give feedback right and wrong, replace the model, lose a backend."""
+        router = self.router
+        for phase, rate in enumerate((0.9, 0.0, 0.9)):
+            for request in range(self.WINDOW):
+                name = f"served-{time.time_ns()}-{number}-{phase}-{request}"
+                response = self.route(name, rate=rate)
+                expected = float(response.quality[response.ids.index(response.chosen.candidate_id)])
+                self.feed(name, 0.0 if phase == 1 else expected)
+        self.feed(name, 1.0)
+        self.feed("never routed", 1.0)
+        for path in (BUNDLED_MODEL, "damaged.safetensors"):
+            with suppress(RouterError):
+                router.reload(path)
+        self.shadow_model.fault = "bug"
+        self.route(f"shadowed-{time.time_ns()}", rate=0.5)
+        router.shadow.wait(5)
+        self.shadow_model.fault = "slow"
+        for request in range(150):  # more than may wait for it
+            self.route(f"shadowed-{time.time_ns()}-{request}", rate=0.5)
+        self.shadow_model.fault = "contrary"
+        router.shadow.wait(10)
+        self.route(f"shadowed-{time.time_ns()}", rate=0.5)
+        router.shadow.wait(5)
+        self.shadow_model.fault = None
+        small = router.backend("small")
+        for _ in range(2):
+            with suppress(OSError), small.call():
+                raise OSError("the backend does not answer")
+        time.sleep(0.62)
+        with small.call():
+            pass
 
 
 class Application:
@@ -142,6 +222,7 @@ class Application:
             json.dumps({**line, "candidates": (everybody * 2)[at : at + size]})
             for at, (line, size) in enumerate(zip(lines, (5, 5, 30, 5, 80, 5, 5, len(everybody)) * 6, strict=False))
         ]
+        self.served = Served()
         self.is_well = True
         emitter.health.add_check(ec.HealthCheck("live_backend", self._health, ttl_s=0.0))
 
@@ -174,6 +255,7 @@ class Application:
         self.route(self.lines[0], times=20)  # probes, which close it
         self.model.fault = None
         self.plain.route(first)
+        self.served.round(number)
         self.mishaps(number)
 
     def mishaps(self, number):

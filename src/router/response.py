@@ -1,0 +1,128 @@
+"""What a router answers: a decision for each candidate, made into objects when they are looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.floating[Any]]
+
+__all__ = ["RoutingDecision", "RoutingResponse"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingDecision:
+    """The decision for one candidate."""
+
+    candidate_id: str
+    confidence: float
+    use_lightweight: bool
+    uncertainty: float
+
+
+class RoutingResponse:
+    """Decisions by confidence, highest first, and what they cost; immutable.
+
+    It keeps the arrays they were computed in: a hundred decision objects cost more than all the arithmetic before them,
+    and most callers look at one.
+    """
+
+    __slots__ = (
+        "_decisions",
+        "confidence",
+        "feature_time_us",
+        "ids",
+        "inference_time_us",
+        "order",
+        "place",
+        "quality",
+        "request_id",
+        "uncertainty",
+        "use_lightweight",
+    )
+
+    ids: Sequence[str]
+    """As they came; the arrays are in the same order."""
+    order: NDArray[np.intp]
+    """Places of the candidates by confidence, highest first; equal ones as they came."""
+    inference_time_us: int
+    """From entry to the answer, whole microseconds; the name is Tiny Dancer's."""
+    feature_time_us: int
+    request_id: str | None
+    """What `Router.feedback` is told."""
+    place: int | None
+    """The place of the candidate that a policy chose."""
+    quality: Array
+    """What is expected of each candidate's answer: its confidence, or what a prompt model said."""
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        confidence: Array,
+        use_lightweight: NDArray[np.bool_],
+        uncertainty: Array,
+        *,
+        inference_time_us: int,
+        feature_time_us: int,
+        request_id: str | None = None,
+        chosen: int | None = None,
+        quality: Array | None = None,
+    ) -> None:
+        """Take arrays of shape (candidates,) and the place of the candidate that a policy chose."""
+        self.ids = ids
+        self.confidence = confidence
+        self.use_lightweight = use_lightweight
+        self.uncertainty = uncertainty
+        self.order = (-confidence).argsort(kind="stable")
+        self.inference_time_us = inference_time_us
+        self.feature_time_us = feature_time_us
+        self.request_id = request_id
+        self.place = chosen
+        self.quality = confidence if quality is None else quality
+        self._decisions: tuple[RoutingDecision, ...] | None = None
+
+    @property
+    def decisions(self) -> tuple[RoutingDecision, ...]:
+        """All of them, by confidence."""
+        if self._decisions is None:
+            ids, scores, light, doubt = (
+                self.ids,
+                self.confidence.tolist(),
+                self.use_lightweight.tolist(),
+                self.uncertainty.tolist(),
+            )
+            self._decisions = tuple(RoutingDecision(ids[i], scores[i], light[i], doubt[i]) for i in self.order.tolist())
+        return self._decisions
+
+    @property
+    def best(self) -> RoutingDecision:
+        """The candidate with the highest confidence."""
+        return self._at(int(self.order[0]))
+
+    @property
+    def chosen(self) -> RoutingDecision:
+        """The candidate to send the request to: the policy's choice; without a policy the best that answers."""
+        return self.best if self.place is None else self._at(self.place)
+
+    @property
+    def candidates_processed(self) -> int:
+        """How many candidates there were."""
+        return len(self.ids)
+
+    def _at(self, place: int) -> RoutingDecision:
+        return RoutingDecision(
+            self.ids[place],
+            float(self.confidence[place]),
+            bool(self.use_lightweight[place]),
+            float(self.uncertainty[place]),
+        )
+
+    def __repr__(self) -> str:
+        """Show what was chosen."""
+        return f"RoutingResponse({len(self.ids)} candidates, chosen {self.chosen.candidate_id!r})"

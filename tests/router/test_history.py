@@ -1,0 +1,255 @@
+import os
+import sqlite3
+import threading
+
+import numpy as np
+import pytest
+
+import eventcore as ec
+from router import Candidate, Guaranteed, History, Router, RouterConfig, RoutingRequest
+from router.conformal import AdaptiveRisk
+from router.errors import ConfigError, DuplicateFeedback, HistoryError, InvalidRequest, NonFiniteInput, UnknownRequest
+from router.history import Known
+
+
+class Clock:
+    """Seconds that the test moves."""
+
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Fixed:
+    """A model that gives each candidate its success rate as the score, and no doubt."""
+
+    feature_weights = (1.0,) * 5
+
+    def score(self, features):
+        return features[:, 3]
+
+    def uncertainty(self, scores):
+        return np.zeros_like(scores)
+
+
+def request(name="r1", qualities=(0.5, 0.75)):
+    """Return a request of two candidates, cheap and dear, with these success rates."""
+    pairs = zip(("cheap", "dear"), qualities, (1.0, 9.0), strict=True)
+    query = np.ones(4, np.float32)
+    return RoutingRequest(query, [Candidate(i, query, success_rate=q, price=p) for i, q, p in pairs], request_id=name)
+
+
+@pytest.fixture
+def history(tmp_path):
+    """Return a history in a file of its own."""
+    opened = History(tmp_path / "history.db")
+    yield opened
+    opened.close()
+
+
+def test_candidates_are_known_by_their_outcomes(history):
+    """Calls are counted and the rate follows the rule of succession; candidates without outcomes stay as they are."""
+    for number, quality in enumerate((1.0, 1.0, 0.5)):
+        history.add(f"r{number}", "good", quality, 0.7)
+    assert history.known() == {"good": Known(3, 2.5)}
+    good, new = history.refreshed([Candidate(i, np.ones(2, np.float32), success_rate=0.1) for i in ("good", "new")])
+    assert (good.access_count, good.success_rate) == (3, pytest.approx(3.5 / 5))
+    assert (new.access_count, new.success_rate) == (0, 0.1)
+
+
+def test_what_is_known_survives_the_process_that_learned_it(tmp_path):
+    """The file is found again, in WAL mode, by another connection while the first is open."""
+    path = tmp_path / "history.db"
+    first, second = History(path), History(path)
+    first.add("r1", "a", 1.0, 0.5)
+    assert second.known() == {"a": Known(1, 1.0)}
+    with pytest.raises(DuplicateFeedback):
+        second.add("r1", "a", 1.0, 0.5)
+    first.close()
+    second.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+    third = History(path)
+    assert len(third) == 1
+    third.close()
+
+
+def test_rows_and_age_are_bounded(tmp_path):
+    """The newest rows are kept; what is too old neither counts nor stays."""
+    clock = Clock()
+    history = History(tmp_path / "history.db", max_rows=10, max_age_s=100.0, clock=clock)
+    for number in range(25):
+        history.add(f"r{number}", "a", 1.0, 0.5)
+        assert len(history) <= 10
+    assert history.has("r24")
+    assert not history.has("r14")
+    clock.now += 101.0
+    assert history.known() == {}
+    history.add("new", "b", 1.0, 0.5)
+    assert len(history) == 1
+    history.close()
+
+
+def test_many_threads_and_a_forked_child_write_without_loss(history):
+    """Each outcome is there once, whoever wrote it; a child opens the file for itself."""
+    threads = [
+        threading.Thread(target=lambda n=n: [history.add(f"t{n}-{i}", "a", 1.0, 0.5) for i in range(50)])
+        for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            history.add("child", "b", 0.0, 0.5)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    history.add("parent", "b", 1.0, 0.5)
+    assert history.known() == {"a": Known(200, 200.0), "b": Known(2, 1.0)}
+
+
+def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path):
+    """A database with other tables, text, or a folder: named, with the remedy."""
+    foreign, text = tmp_path / "foreign.db", tmp_path / "text.db"
+    with sqlite3.connect(foreign) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    before = foreign.read_bytes()
+    text.write_text("no database at all, but long enough to look at" * 50)
+    for path, message in ((foreign, "something else"), (text, "not a database"), (tmp_path, "unable to open")):
+        with pytest.raises(HistoryError, match=message) as refused:
+            History(path)
+        assert str(path) in str(refused.value)
+    assert foreign.read_bytes() == before
+    for bounds in ({"max_rows": 0}, {"max_age_s": 0.0}):
+        with pytest.raises(ConfigError, match="have to be positive"):
+            History(tmp_path / "new.db", **bounds)
+
+
+def test_feedback_reaches_the_history_and_is_emitted(events, history):
+    """With the candidate that was chosen, or the one that the caller says has answered, and what was expected."""
+    router = Router(model=Fixed(), history=history)
+    router.route(request("r1"))
+    router.route(request("r2"))
+    router.feedback("r1", 1.0)
+    router.feedback("r2", True, candidate_id="cheap")
+    assert history.known() == {"dear": Known(1, 1.0), "cheap": Known(1, 1.0)}
+    seen = [each.event for each in events.get_events(type="router.feedback_received")]
+    assert [(each.request_id, each.candidate_id, each.quality, each.expected) for each in seen] == [
+        ("r1", "dear", 1.0, 0.75),
+        ("r2", "cheap", 1.0, 0.5),
+    ]
+    assert router.waiting == (0, 0)
+
+
+def test_a_request_without_an_id_gets_one(history):
+    """The response has it, for the feedback."""
+    router = Router(model=Fixed(), history=history)
+    response = router.route(request(None))
+    router.feedback(response.request_id, 0.5)
+    assert history.known() == {"dear": Known(1, 0.5)}
+
+
+def test_unknown_and_doubled_feedback_is_an_error_and_counted(events, history):
+    """Each is named and emitted; neither reaches the history."""
+    router = Router(model=Fixed(), history=history)
+    router.route(request("r1"))
+    router.feedback("r1", 1.0)
+    with pytest.raises(DuplicateFeedback, match="'r1' already"):
+        router.feedback("r1", 0.0)
+    router.route(request("r1"))
+    with pytest.raises(DuplicateFeedback, match="'r1' already"):
+        router.feedback("r1", 0.0)
+    with pytest.raises(UnknownRequest, match="no request 'r9' waits for feedback"):
+        router.feedback("r9", 1.0)
+    refused = [each.event.status for each in events.get_events(type="router.feedback_refused")]
+    assert refused == ["duplicate", "duplicate", "unknown"]
+    assert history.known() == {"dear": Known(1, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("quality", "kind"),
+    [
+        (-0.1, InvalidRequest),
+        (1.5, InvalidRequest),
+        ("good", InvalidRequest),
+        (None, InvalidRequest),
+        (float("nan"), NonFiniteInput),
+        (float("inf"), NonFiniteInput),
+    ],
+)
+def test_a_quality_is_a_number_from_0_to_1(history, quality, kind):
+    """Anything else is refused, and the request goes on waiting."""
+    router = Router(model=Fixed(), history=history)
+    router.route(request("r1"))
+    with pytest.raises(kind, match="use a number from 0"):
+        router.feedback("r1", quality)
+    with pytest.raises(InvalidRequest, match="'r1' had no candidate 'other'"):
+        router.feedback("r1", 1.0, candidate_id="other")
+    assert router.waiting == (1, 0)
+    router.feedback("r1", 1.0)
+
+
+def test_feedback_without_a_history_is_a_mistake():
+    """It would be lost."""
+    with pytest.raises(ConfigError, match=r"needs a history: make the router with history=History\(path\)"):
+        Router(model=Fixed()).feedback("r1", 1.0)
+
+
+def test_of_many_threads_with_the_same_feedback_one_is_heard(history):
+    """The others get DuplicateFeedback."""
+    router = Router(model=Fixed(), history=history, emitter=ec.Emitter())
+    router.route(request("r1"))
+    outcomes, barrier = [], threading.Barrier(8)
+
+    def tell():
+        barrier.wait()
+        try:
+            router.feedback("r1", 1.0)
+            outcomes.append("heard")
+        except DuplicateFeedback:
+            outcomes.append("duplicate")
+
+    threads = [threading.Thread(target=tell) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(outcomes) == ["duplicate"] * 7 + ["heard"]
+    assert history.known() == {"dear": Known(1, 1.0)}
+
+
+def test_the_requests_that_wait_are_bounded(history):
+    """The oldest make room, and are counted."""
+    router = Router(RouterConfig(max_open_requests=3), model=Fixed(), history=history)
+    for number in range(5):
+        router.route(request(f"r{number}"))
+    router.route(request("r4"))
+    assert router.waiting == (3, 3)
+    with pytest.raises(UnknownRequest, match="the last 3 requests"):
+        router.feedback("r0", 1.0)
+    router.feedback("r4", 1.0)
+
+
+def test_feedback_recalibrates_an_adaptive_guarantee(history):
+    """Harm among what was sent to the cheap one makes the threshold stricter, until nothing is sent any more."""
+    policy = Guaranteed(AdaptiveRisk(0.1, rate=0.05, window=50))
+    for number in range(50):
+        policy.rule.observe(number / 50, 0.0, sent=False)
+    policy.rule.level = 0.1
+    router = Router(model=Fixed(), history=history, policy=policy)
+    chosen = []
+    for number in range(10):
+        response = router.route(request(f"r{number}", (0.5, 0.6)))
+        chosen.append(response.chosen.candidate_id)
+        router.feedback(f"r{number}", 0.0)
+    assert chosen[0] == "cheap"
+    assert chosen[-1] == "dear"
+    assert policy.rule.level < 0.1
