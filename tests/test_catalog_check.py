@@ -83,7 +83,7 @@ def test_instruments_of_an_application_are_checked_before_it_runs(tmp_path):
     answer = json.loads(done.stdout)
     assert {"name": "till_sold_total", "combinations": 6} in answer["over"]
     assert {"name": "till_open", "combinations": 4} in answer["over"]
-    assert answer["open"] == ["till_customers_total"]
+    assert answer["open"] == ["router_breaker_state", "till_customers_total"]
 
 
 @pytest.mark.parametrize("path", ["no_such:METRICS", "json:loads", "os:sep", "eventcore.errors:__all__"])
