@@ -152,6 +152,49 @@ def test_a_handler_that_forks_keeps_both_accounts(emitter, delivery):
         assert child["forks"] == [1, 1, 2, {}]
 
 
+def test_an_operation_of_the_parent_does_not_end_in_a_child(emitter):
+    """An operation that was open at the fork ends once, in the parent; in a child its block delivers nothing."""
+    handlers = [emitter.add_handler(Collect(delivery=delivery)) for delivery in ("inline", "queued")]
+    operation = emitter.operation(Work)
+
+    def child():
+        operation.set(n=7)
+        operation.__exit__(None, None, None)
+        emitter.emit(Numbered(n=1))
+        emitter.flush(10)
+        is_outside = ec.current_trace().trace_id is None
+        return [is_outside, len(emitter.misuses.counts), [handler.names for handler in handlers]]
+
+    with operation:
+        told = forked(child)
+    assert told == [True, 0, [["numbered"], ["numbered"]]]
+    assert emitter.flush()
+    assert [[envelope.event.n for envelope in handler.got] for handler in handlers] == [[0], [0]]
+
+
+def test_a_fork_during_shutdown_leaves_the_child_its_own_end(emitter):
+    """A child that was forked while another thread shut the emitter down can shut it down itself, at once."""
+    closing, go_on = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    class Slow(Collect):
+        def close(self):
+            super().close()
+            if os.getpid() == parent:
+                closing.set()
+                go_on.wait(20)
+
+    handler = emitter.add_handler(Slow())
+    thread = threading.Thread(target=emitter.shutdown, args=(20,))
+    thread.start()
+    assert closing.wait(10)
+    told = forked(lambda: [emitter.shutdown(10).is_clean, handler.closed])
+    go_on.set()
+    thread.join()
+    assert told == [True, 2], "here, and by the thread that is left in the parent"
+    assert handler.closed == 1
+
+
 def test_a_forked_child_has_fresh_locks(emitter):
     """A forked child does not inherit a lock that another thread held: whatever that was, the child goes on."""
     emitter.add_handler(Collect(linger_s=0), name="queued")

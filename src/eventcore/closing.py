@@ -71,5 +71,7 @@ class Closing:
         return report
 
     def after_fork(self) -> None:
-        """Start anew in a forked child: a thread of the parent's may have been waiting."""
+        """Start anew in a forked child: a thread of the parent's may have been waiting, or at it, and goes on there."""
         self._done = threading.Event()
+        if self._report is None and self._thread != threading.get_ident():
+            self._has_begun = False
