@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pydantic
 import pytest
+from opentelemetry import trace
 
 import eventcore as ec
 from eventcore.envelope import Envelope
@@ -226,6 +227,10 @@ class SignedUp(ec.Operation, name="secrets.signed_up", category="user"):
     age: int = 0
 
 
+class Aged(ec.Operation, name="secrets.aged", category="user"):
+    age: int = 0
+
+
 @pytest.mark.parametrize("delivery", ["queued", "durable"])
 def test_no_secret_in_a_nested_model_or_an_invalid_field_reaches_a_handler(delivery, tmp_path):
     """No sensitive value reaches a handler, a disk or a queue on disk: not in a model, nor left out as invalid."""
@@ -240,6 +245,8 @@ def test_no_secret_in_a_nested_model_or_an_invalid_field_reaches_a_handler(deliv
     profile = Profile(mail="ada@example.org", api_key="hunter2")
     with emitter.operation(SignedUp, profile=profile, card=["hunter2"], age=f"no number: {SECRET}"):
         pass
+    with emitter.operation(Aged, age=f"no number: {SECRET}"):  # its type has no text at all
+        pass
     assert emitter.shutdown().is_clean
     assert any("signed_up" in text for text in seen)
     assert any(b"signed_up" in content for content in stored) is (delivery == "durable")
@@ -247,3 +254,19 @@ def test_no_secret_in_a_nested_model_or_an_invalid_field_reaches_a_handler(deliv
         assert not any(secret in text for text in seen)
         assert not any(secret.encode() in content for content in stored)
     assert profile.api_key == "hunter2"
+
+
+def test_no_secret_of_an_instrumented_library_reaches_another_handler():
+    """No sensitive value reaches a handler: not in what others put on a span through OpenTelemetry's API either."""
+    with ec.configure(handlers={"span": {"exporter": "memory", "interop": "on"}, "other": Collect()}) as emitter:
+        with emitter.operation(Fetch, url="u"):
+            span = trace.get_current_span()
+            span.set_attribute("password", "hunter2")
+            span.set_attribute("http.url", f"https://{SECRET}")
+            span.set_attribute("n", 1)
+            span.update_name(f"GET {SECRET}")
+        assert emitter.flush()
+        (envelope,) = [e for e in emitter.handler("other").got if e.name == "secrets.fetch"]
+    assert envelope.span.span_name == f"GET {HIDDEN}"
+    assert envelope.span.span_attributes == {"password": MARK, "http.url": f"https://{HIDDEN}", "n": 1}
+    assert {"span_name", "span_attributes"} <= set(envelope.redacted)

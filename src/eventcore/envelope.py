@@ -15,7 +15,6 @@ from eventcore.redaction import REDACTED, scrub, scrub_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from traceback import TracebackException
 
     from eventcore.context import Scope
     from eventcore.event_spec import EventSpec
@@ -214,14 +213,13 @@ class Envelope:
         """Replace secrets in place: values of sensitive fields by a mark, and what looks like a secret in free text.
 
         The bus calls it before a handler sees the envelope; ``redacted`` names what it has changed: payload fields,
-        bound fields, ``tags``, ``correlation_id``, ``baggage``, and ``exception`` for its text.
+        bound fields, ``tags``, ``correlation_id``, ``baggage``, ``exception`` for its text, ``span_name`` and
+        ``span_attributes`` for what instrumented libraries gave the span.
         """
         if self.is_redacted:
             return self
-        event, scope = self.event, self.scope
-        spec = event.__event__
-        error = self.span.error if self.span is not None else None
-        is_surrounded = self.tags or scope.bound or scope.correlation_id or scope.baggage or error
+        event = self.event
+        spec, is_surrounded = event.__event__, self._is_surrounded()
         if not (spec.sensitive or spec.texts or is_surrounded):
             self.redacted: tuple[str, ...] = ()
             self.is_redacted = True
@@ -236,7 +234,7 @@ class Envelope:
             scrubbed = scrub(value)
             if scrubbed is not value:
                 changes[key] = scrubbed
-        around = self._redact_around(error) if is_surrounded else ()
+        around = self._redact_around() if is_surrounded else ()
         before = getattr(self, "redacted", ())  # another worker may be at it at the same time
         self.redacted = (*before, *(key for key in (*changes, *around) if key not in before))
         if around:
@@ -244,13 +242,24 @@ class Envelope:
         if changes:
             self._event = event.model_copy(update=changes)
             self._cache = None
-        if self.span is not None and not self.is_start and (changes or self.span.invalid):
-            held = self.event.__dict__  # what was not valid is not there any more, and may have been secret
-            self.span.fields = {key: held.get(key, unset) for key in self.span.fields}
+            self._forget_fields()
         self.is_redacted = True
         return self
 
-    def _redact_around(self, error: TracebackException | None) -> list[str]:
+    def _is_surrounded(self) -> bool:
+        """Whether there is more than the payload that secrets may be in."""
+        scope, span = self.scope, self.span
+        if self.tags or scope.bound or scope.correlation_id or scope.baggage:
+            return True
+        return span is not None and bool(span.error or span.invalid or span.span_attributes or span.span_name)
+
+    def _forget_fields(self) -> None:
+        """Leave of an ended operation's fields what its event has: one that was not valid may have been secret."""
+        if self.span is not None and not self.is_start:
+            held = self.event.__dict__
+            self.span.fields = {key: held.get(key, unset) for key in self.span.fields}
+
+    def _redact_around(self) -> list[str]:
         tags, scope = scrub(self.tags), self.scope
         bound, correlation_id, baggage = scrub(scope.bound), scrub(scope.correlation_id), scrub(scope.baggage)
         changed = [scrub(key) for key, value in scope.bound.items() if key not in bound or bound[key] is not value]
@@ -263,8 +272,24 @@ class Envelope:
         if tags is not self.tags:
             self.tags = tags
             changed.append("tags")
-        if error is not None and scrub_error(error):
+        if self.span is not None and self.span.error is not None and scrub_error(self.span.error):
             changed.append("exception")
+        if self.span is not None and not self.is_start:
+            changed += self._redact_span(self.span)
+        return changed
+
+    def _redact_span(self, span: LiveOperation[Any]) -> list[str]:
+        """Scrub what instrumented libraries have put on an ended operation's span, and forget what was not valid."""
+        name, attributes = scrub(span.span_name), scrub(span.span_attributes)
+        changed = []
+        if name is not span.span_name:
+            span.span_name = name
+            changed.append("span_name")
+        if attributes is not span.span_attributes:
+            span.span_attributes = attributes
+            changed.append("span_attributes")
+        if span.invalid:
+            self._forget_fields()
         return changed
 
     def hide_sensitive(self) -> None:
