@@ -63,6 +63,23 @@ def test_wrong_value_of_an_option(toml, message):
     assert "Value error" not in told
 
 
+def test_one_metric_with_two_sets_of_buckets():
+    """Two handlers that give one metric of a pack other buckets: the error names file, table, metric and reason."""
+    toml = """
+[handlers.metric]
+packs = ["tiny_dancer"]
+[handlers.second]
+use = "metric"
+packs = ["tiny_dancer"]
+buckets = { tiny_dancer_routing_latency_seconds = [0.001, 0.01] }
+"""
+    Path("eventcore.toml").write_text(toml)
+    with pytest.raises(
+        ec.InstrumentError, match=r"eventcore.toml: \[handlers.second\]: .*has the same in all handlers"
+    ):
+        ec.configure()
+
+
 def test_unknown_handler():
     """A handler that no plugin offers names file and table, and the handler that was meant."""
     message = configuration_error("[handlers.metrics]")

@@ -92,3 +92,15 @@ def test_a_path_without_instruments_is_one_clear_error(path):
     result = CliRunner().invoke(app, ["catalog", "--check", "--instruments", path])
     assert result.exit_code == 2
     assert f"--instruments {path}" in " ".join(result.stderr.split())
+
+
+def test_the_catalog_needs_no_secrets(tmp_path):
+    """A build has no secrets of production: catalog, snapshot and checks do without what the settings name."""
+    (tmp_path / "eventcore.toml").write_text(
+        '[handlers.metric]\n[handlers.oncall]\nuse = "webhook"\nurl = "https://example.com"\nsecret = "env:NO_SUCH"\n'
+        '[http]\ntoken = "env:NO_SUCH"\n'
+    )
+    for options in (["--check"], ["--json"], ["--save", "catalog.json"], ["--compare", "catalog.json"]):
+        command = [sys.executable, "-m", "eventcore", "catalog", *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr

@@ -95,9 +95,13 @@ class Catalog:
             if known == instrument:
                 continue
             if known is not None:
+                if instrument.types == known.types:
+                    remedy = "once with other buckets, labels or help: one metric has the same in all handlers"
+                else:
+                    remedy = "metric names are unique: rename one, or give one instrument several types in on=(…)"
                 raise InstrumentError(
                     f"instrument {instrument.name!r} over {_names(instrument)} exists already, over {_names(known)}: "
-                    f"metric names are unique: rename one, or give one instrument several types in on=(…)"
+                    f"{remedy}"
                 )
             self.register_events(instrument.types)
             self._instruments[instrument.name] = instrument

@@ -6,6 +6,7 @@ journal is not opened. A handler that opens something when it is made, and not w
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from eventcore.catalog import Catalog
@@ -48,8 +49,13 @@ class _Rehearsal(Emitter):
         return super().add_handler(handler, name=name)
 
 
-def rehearse(config: str | Path | None = None, instruments: Iterable[Instrument] = ()) -> Emitter:
+def rehearse(
+    config: str | Path | None = None, instruments: Iterable[Instrument] = (), *, is_for_catalog: bool = False
+) -> Emitter:
     """Return an emitter with the handlers that ``configure(config=…, instruments=…)`` would attach; emit nothing on it.
+
+    ``is_for_catalog``: with its metric handlers alone, and without services, so that no secret of the place where the
+    settings belong is needed.
 
     Raises ConfigurationError as ``configure`` does, except for what only shows when something is opened.
     """
@@ -57,6 +63,10 @@ def rehearse(config: str | Path | None = None, instruments: Iterable[Instrument]
     plugins = Plugins(block=sources.blocked_plugins())
     settings = load_settings(sources, plugins.services(), {"log": {}} if _has_structlog() else {})
     settings, more = _with_debug(settings, plugins, ())
+    if is_for_catalog:
+        metric = {name: table for name, table in settings.frame.handlers.items() if table.get("use", name) == "metric"}
+        frame = settings.frame.model_copy(update={"handlers": metric})
+        settings = replace(settings, frame=frame, services={})
     frame = settings.frame
     emitter = _Rehearsal(
         resource=settings.resource,
@@ -68,6 +78,7 @@ def rehearse(config: str | Path | None = None, instruments: Iterable[Instrument]
     _add_handlers(emitter, plugins, settings, {})
     for name, table in settings.services.items():
         emitter.services[name] = _make_service(emitter, plugins, settings, name, table)  # made, not started
-    emitter.check_durable_types()
+    if not is_for_catalog:
+        emitter.check_durable_types()
     known_events(emitter, load=True)
     return emitter

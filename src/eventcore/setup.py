@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from eventcore.catalog import Catalog
 from eventcore.emitter import Emitter
-from eventcore.errors import ConfigurationError
+from eventcore.errors import ConfigurationError, InstrumentError
 from eventcore.events import Event, Severity
 from eventcore.handler import Handler
 from eventcore.in_use import get_emitter, set_emitter, unconfigured
@@ -195,7 +195,7 @@ def _add_handlers(emitter: Emitter, found: Plugins, read: Settings, ready: Mappi
             raise ConfigurationError(explain(read, ("handlers", name), error, handler_class.Config)) from None
         try:
             emitter.add_handler(handler_class(config), name=name)
-        except ConfigurationError as error:
+        except (ConfigurationError, InstrumentError) as error:
             raise type(error)(f"{where}: {error}") from error
     for name, handler in ready.items():
         emitter.add_handler(handler, name=name)

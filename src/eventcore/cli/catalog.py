@@ -46,7 +46,7 @@ def catalog(
     compatible, changes. With --check: max_series, over (name, combinations), open (names of those with open labels).
     """
     try:
-        source = source_of(url, config, modules, instruments)
+        source = source_of(url, config, modules, instruments, is_for_catalog=True)
         if save is not None or compare is not None:
             snapshot = source.snapshot()
             before = None if compare is None else load_snapshot(compare)

@@ -87,11 +87,18 @@ class Source(ABC):
 class Fresh(Source):
     """A fresh emitter, on which nothing is opened and nothing emitted."""
 
-    def __init__(self, config: str | None, modules: Sequence[str] = (), instruments: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        config: str | None,
+        modules: Sequence[str] = (),
+        instruments: Sequence[str] = (),
+        *,
+        is_for_catalog: bool = False,
+    ) -> None:
         for module in modules:
             import_module(module)
         self._given = [item for path in instruments for item in instruments_at(path)]
-        self._emitter: Emitter = rehearse(config, self._given)
+        self._emitter: Emitter = rehearse(config, self._given, is_for_catalog=is_for_catalog)
 
     def inspection(self) -> dict[str, Any]:
         """Inspect the fresh emitter."""
@@ -195,6 +202,8 @@ def source_of(
     config: str | None = None,
     modules: Sequence[str] | None = None,
     instruments: Sequence[str] | None = None,
+    *,
+    is_for_catalog: bool = False,
 ) -> Source:
     """Return who answers; ends the command where that is impossible."""
     if url is not None and (config is not None or modules or instruments):
@@ -203,7 +212,9 @@ def source_of(
             "--import and --instruments"
         )
     try:
-        return Fresh(config, modules or (), instruments or ()) if url is None else Running(url)
+        if url is not None:
+            return Running(url)
+        return Fresh(config, modules or (), instruments or (), is_for_catalog=is_for_catalog)
     except EventCoreError as error:
         fail(error)
 
