@@ -247,3 +247,11 @@ def test_a_models_health_is_the_time_of_a_real_inference(emitter, took_s, status
     assert (found["status"], found["details"]["test_input_shape"]) == (status, [1, 5])
     assert words in found["message"]
     assert found["details"]["inference_time_seconds"] >= took_s
+
+
+@pytest.mark.parametrize("result", [None, [0.25, 0.75], "positive"])
+def test_a_probe_may_be_the_inference_itself(emitter, result):
+    """What the probe returns, a model's own output for example, is neither shown nor a mistake."""
+    emitter.health.add_check(ec.ModelHealthCheck("mine", lambda: result))
+    found = emitter.health.report()["checks"]["model_mine"]
+    assert (found["status"], found["details"].keys()) == ("healthy", {"model_name", "inference_time_seconds"})

@@ -9,13 +9,14 @@ from __future__ import annotations
 import enum
 import functools
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from eventcore.breaker import BreakerState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from eventcore.emitter import Emitter
     from eventcore.journal import Journal
@@ -81,14 +82,14 @@ class HealthCheck:
 class ModelHealthCheck(HealthCheck):
     """Runs one real inference and finds it healthy, slow or broken; its name is ``model_<model_name>``.
 
-    ``probe`` does the inference, raises where its result is unusable, and may return details. Degraded and unhealthy
-    beyond 0.5 and 1 second, as in the MoE kit.
+    ``probe`` does the inference and raises where its result is unusable; a mapping that it returns is shown as details,
+    anything else is the model's own. Degraded and unhealthy beyond 0.5 and 1 second, as in the MoE kit.
     """
 
     def __init__(
         self,
         model_name: str,
-        probe: Callable[[], Mapping[str, Any] | None],
+        probe: Callable[[], Any],
         *,
         warning_threshold_s: float = 0.5,
         critical_threshold_s: float = 1.0,
@@ -105,7 +106,9 @@ class ModelHealthCheck(HealthCheck):
         started = time.perf_counter()
         found = self._probe()
         seconds = time.perf_counter() - started
-        details = {"model_name": self.model_name, "inference_time_seconds": round(seconds, 6), **(found or {})}
+        details = {"model_name": self.model_name, "inference_time_seconds": round(seconds, 6)}
+        if isinstance(found, Mapping):
+            details |= found
         warning_s, critical_s = self.thresholds_s
         if seconds > critical_s:
             return HealthResult(HealthStatus.UNHEALTHY, f"Model inference too slow: {seconds:.3f}s", details)

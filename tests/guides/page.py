@@ -80,6 +80,8 @@ def _row(row: dict[str, Any]) -> str:
     names = ", ".join(_code(name) for name in row["names"])
     answer = WORDS[row["status"]] + (row.get("here") or row.get("why") or "").strip().replace("|", r"\|")
     queries = ", ".join(_code(query) for query in listed(row.get("query")) if query not in row["names"])
+    if queries and answer:
+        answer = f"{answer.rstrip(':')}:"
     tests = ", ".join(f"[{test.split('::')[1]}](../{test.split('::')[0]})" for test in listed(row.get("test")))
     return f"| {names} | {' '.join(part for part in (answer, queries) if part)} | {tests or '–'} |"
 

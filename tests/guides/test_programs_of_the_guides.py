@@ -147,7 +147,7 @@ def test_the_moe_guides_program(monkeypatch):
                 return ec.HealthResult(ec.HealthStatus.DEGRADED, "Expert load imbalance: 0.40", {"balance_score": 0.4})
 
         emitter.health.add_check(ExpertBalance("expert_balance_m"))
-        emitter.health.add_check(ec.ModelHealthCheck("my-model", lambda: {"tokens": len("Hello")}))
+        emitter.health.add_check(ec.ModelHealthCheck("my-model", "Hello".split))
         report = asyncio.run(emitter.health.get_overall_health())
         text = emitter.handler("metric").render().decode()
         assert emitter.flush()
