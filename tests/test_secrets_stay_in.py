@@ -270,3 +270,20 @@ def test_no_secret_of_an_instrumented_library_reaches_another_handler():
     assert envelope.span.span_name == f"GET {HIDDEN}"
     assert envelope.span.span_attributes == {"password": MARK, "http.url": f"https://{HIDDEN}", "n": 1}
     assert {"span_name", "span_attributes"} <= set(envelope.redacted)
+
+
+class Counted(ec.Event, name="secrets.counted", category="data"):
+    by: dict[str, int]
+
+
+@pytest.mark.parametrize("delivery", ["inline", "queued"])
+def test_a_secret_may_be_a_key(delivery):
+    """No secret reaches a log line as a key either, of a mapping or of what is bound; the line is written."""
+    Path("log.json").touch()
+    handlers = {"log": {"format": "json", "output": "log.json", "delivery": delivery}}
+    with ec.configure(handlers=handlers) as emitter, ec.bound(**{SECRET: 1}):
+        emitter.emit(Counted(by={SECRET: 2}))
+    text = Path("log.json").read_text()
+    (line,) = [line for line in map(json.loads, text.splitlines()) if line["name"] == "secrets.counted"]
+    assert (line[HIDDEN], line["by"]) == (1, {HIDDEN: 2})
+    assert SECRET not in text

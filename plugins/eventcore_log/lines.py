@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from eventcore.fields import unset
+from eventcore.redaction import scrub_text
 from eventcore_log.line import RESERVED, RESERVED_BY_OPERATIONS, Line, put, put_error, scrub
 from eventcore_log.shapes import START, Shape
 
@@ -96,7 +97,7 @@ class Lines:
                 shape.put_field(line, texts, key, value, is_searched=is_searched)
         if scope.bound:
             for key, value in scope.bound.items():
-                shape.put(line, texts, key, value, is_searched=is_searched)
+                shape.put(line, texts, key if is_searched else scrub_text(key), value, is_searched=is_searched)
         if envelope.tags:
             put(line, texts, list(envelope.tags), "tags")
         if scope.correlation_id:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from eventcore.redaction import scrub_mapping
+from eventcore.redaction import scrub_item
 
 __all__ = ["NUMBERS", "TEXT_AND_NUMBERS", "encodable", "is_numeric_array", "is_secret", "plain", "scrubbed"]
 
@@ -46,7 +46,7 @@ def plain(value: Any) -> Any:
 
 def scrubbed(key: str, value: Any) -> Any:
     """Return a plain ``value`` without secrets; hidden altogether where ``key`` names a secret."""
-    return scrub_mapping({key: value})[key]
+    return scrub_item(key, value)
 
 
 @lru_cache(maxsize=4096)

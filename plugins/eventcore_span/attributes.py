@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 import eventcore as ec
-from eventcore.redaction import scrub_mapping, scrub_text
+from eventcore.redaction import is_secret_key, scrub_item, scrub_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -115,7 +115,7 @@ def key_of(key: str) -> str:
 @functools.lru_cache(maxsize=1024)
 def _is_secret(key: str) -> bool:
     """Whether a key, or the last part of a dotted one (``http.request.header.authorization``), names a secret."""
-    return any(scrub_mapping({part: True})[part] is not True for part in {key, key.rpartition(".")[2]})
+    return is_secret_key(key) or is_secret_key(key.rpartition(".")[2])
 
 
 def _plain(value: Any, limits: Limits) -> AttributeValue:  # noqa: PLR0911 - a table of cases
@@ -152,7 +152,7 @@ def _element(item: Any, limits: Limits) -> str | bool | int | float:
 def _described(value: Any, limits: Limits) -> str:
     """Return the ``repr`` of ``value`` as clean text; a value whose ``repr`` fails is named by its type."""
     try:
-        text = repr(scrub_mapping({"": value.model_dump() if isinstance(value, BaseModel) else value})[""])
+        text = repr(scrub_item("", value.model_dump() if isinstance(value, BaseModel) else value))
         return text_of(text, limits.text)
     except Exception:  # noqa: BLE001 - any code may run in __repr__; the span is worth more than this value
         return f"<{type(value).__qualname__}>"

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["REDACTED", "scrub", "scrub_error", "scrub_mapping", "scrub_text"]
+__all__ = ["REDACTED", "is_secret_key", "scrub", "scrub_error", "scrub_item", "scrub_mapping", "scrub_text"]
 
 REDACTED = "[REDACTED]"
 
@@ -182,7 +182,7 @@ def _scrub_entries(mapping: Mapping[Any, Any], around: tuple[int, ...]) -> dict[
         number = 2
         while name is not key and (name in entries or name in mapping):  # of two secrets the values are both kept
             name, number = f"{clean}_{number}", number + 1
-        entries[name] = _scrub_item(key, item, around)
+        entries[name] = scrub_item(key, item, around)
     return entries
 
 
@@ -192,7 +192,7 @@ def _scrub_record(value: Any, around: tuple[int, ...]) -> Any:
     if held is None:  # a dataclass with slots
         held = {name: getattr(value, name) for name in value.__dataclass_fields__ if hasattr(value, name)}
     held = {**held, **(getattr(value, "__pydantic_extra__", None) or {})}
-    changes = {key: new for key, item in held.items() if (new := _scrub_item(key, item, around)) is not item}
+    changes = {key: new for key, item in held.items() if (new := scrub_item(key, item, around)) is not item}
     if not changes:
         return value
     if isinstance(value, BaseModel):
@@ -203,15 +203,17 @@ def _scrub_record(value: Any, around: tuple[int, ...]) -> Any:
     return changed
 
 
-def _scrub_item(key: Any, value: Any, around: tuple[int, ...]) -> Any:
-    return REDACTED if _is_secret(key) and not _is_empty(value) else scrub(value, around)
+def scrub_item(key: Any, value: Any, around: tuple[int, ...] = ()) -> Any:
+    """Return what stands under ``key``: as ``scrub`` does, and hidden altogether where the key names a secret."""
+    return REDACTED if is_secret_key(key) and not _is_empty(value) else scrub(value, around)
 
 
 def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str | bytes | int | float | Mapping | list | tuple) and not value)
 
 
-def _is_secret(key: Any) -> bool:
+def is_secret_key(key: Any) -> bool:
+    """Whether a key names a secret, such as ``api_key``, ``X-API-Key`` or ``apiKey``."""
     if not isinstance(key, str):
         return False
     if key.isupper() or key.islower():
