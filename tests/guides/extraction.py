@@ -163,7 +163,9 @@ def _in_python(block: str) -> Iterator[tuple[str, str]]:
     try:
         tree = compile(block, "<guide>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     except SyntaxError:
-        return  # the MoE guide prints its metrics in blocks that it calls Python
+        if all(line.startswith("#") or METRIC.fullmatch(line) for line in block.splitlines() if line):
+            return  # the MoE guide prints its metrics in blocks that it calls Python
+        raise
     for node in ast.walk(tree):
         for kind, text in _in_node(node):
             if text not in STANDARD:

@@ -98,12 +98,17 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("what", PLANTED)
-def test_what_is_planted_in_a_guide_is_missed(text_of, what):
-    """A word of any kind that is added to a guide is found, and has no row: the tests above would fail."""
+def test_what_is_planted_in_a_guide_is_found(what):
+    """A word of any kind that is added to a guide is found, and no row has it: the tests above would fail."""
     addition, name = PLANTED[what]
-    items = {item.text for item in items_of(f"{text_of('tinyllm')}\n## Planted\n\n{addition}\n")}
-    assert name in items
-    assert name not in {name for row in rows_of("tinyllm") for name in row["names"]}
+    assert name in {item.text for item in items_of(f"## Planted\n\n{addition}\n")}
+    assert name not in {name for row in ALL for name in row["names"]}
+
+
+def test_a_program_that_cannot_be_read_is_an_error():
+    """A block of Python that does not parse is not passed over in silence."""
+    with pytest.raises(SyntaxError):
+        items_of("## Planted\n\n```python\nconfigure(planted=\n```\n")
 
 
 def test_rows_are_complete():
