@@ -350,6 +350,31 @@ def test_defaults_are_valid_fields(emitter, handler):
     assert charges(handler) == [("success", {"provider": "stripe"})]
 
 
+class Ranked(ec.Operation, name="shop.rank", category="model", each=("item", "score", "place")):
+    item: ec.Array[str]
+    score: ec.Array[float] = ec.unset
+    place: ec.Array[int] = ec.unset
+
+
+def test_arrays_of_a_batch_that_differ_in_length_are_invalid_results(emitter, handler):
+    """Results that do not fit the batch are left out and reported once; no handler has to fail on them."""
+    with emitter.operation(Ranked, item=["a", "b"]) as op:
+        op.set(score=[0.5], place=[2, 1])
+    rank = next(e for e in handler.got if e.name == "shop.rank")
+    assert rank.span.invalid == ("score",)
+    assert [dict(row) for row in rank.items()] == [{"item": "a", "place": 2}, {"item": "b", "place": 1}]
+    report = next(e for e in handler.got if e.name == "eventcore.invalid_result")
+    assert report.event.reason == "aligned array fields differ in length: {'item': 2, 'score': 1, 'place': 2}"
+
+
+@pytest.mark.usefixtures("handler")
+def test_strict_raises_for_arrays_of_a_batch_that_differ_in_length(emitter):
+    """Strict mode, for tests, raises where the operation ends."""
+    emitter.strict = True
+    with pytest.raises(ValueError, match="differ in length"), emitter.operation(Ranked, item=["a"]) as op:
+        op.set(score=[0.5, 0.6])
+
+
 def test_valid_fields_are_validated_beside_invalid_ones(emitter, handler):
     """Beside an invalid result the valid ones are what they always are: converted, and arrays copied."""
     scores = [0.5]
