@@ -82,9 +82,9 @@ def train(
     """Train a prompt model on recorded pairs, and calibrate it on prompts that were held out."""
     with _errors():
         pairs = read_pairs(data)
-        recipe = PromptRecipe()
         training, calibration = _parts(pairs, held_out, seed)
-        with _progress((recipe.teachers_for(len(training)) + 1) * recipe.training.epochs + 1) as tell:
+        recipe = PromptRecipe.for_prompts(len(training))
+        with _progress(recipe.training.epochs + 1) as tell:
             tell(f"embedding {len(pairs)} prompts with {embedder}")
             chunks = embed_chunks(pairs.prompts, open_embedder(embedder), recipe.chunk_count)
             known, held = pairs.take(training), pairs.take(calibration)

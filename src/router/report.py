@@ -92,7 +92,7 @@ def evaluate(
     figures are worth nothing. Promises and reliability are those of ``model``, or else of the prompt model of the first
     embedder. ``tell`` hears what is being done. Raises InvalidRequest when the strong model gains nothing.
     """
-    recipe = recipe or PromptRecipe()
+    recipe = recipe or PromptRecipe.for_prompts(len(pairs) // 2)
     chunks = {name: _embedded(pairs, embedder, recipe.chunk_count, name, tell) for name, embedder in embedders.items()}
     first = next(iter(embedders))
     methods: dict[str, Method] = {COIN: random_order, LENGTH: prompt_length}

@@ -16,7 +16,6 @@ RECIPE = PromptRecipe(
     chunk_count=4,
     components=8,
     hidden_size=8,
-    teachers=2,
     training=replace(PROMPT_TRAINING, epochs=40, input_noise=0.5),
 )
 

@@ -88,9 +88,7 @@ def reader():
     """Return a small prompt model: b answers everything, a only what is about code."""
     texts = [f"a question {number} about {'code' if number % 2 else 'law'}" for number in range(200)]
     embedder = HashingEmbedder(64)
-    recipe = PromptRecipe(
-        2, components=8, hidden_size=8, teachers=0, training=TrainingConfig(learning_rate=0.02, epochs=40)
-    )
+    recipe = PromptRecipe(2, components=8, hidden_size=8, training=TrainingConfig(learning_rate=0.02, epochs=40))
     outcomes = np.array([[number % 2, 1.0] for number in range(200)])
     chunks = embed_chunks(texts, embedder, 2)
     return PromptModel.fit(("a", "b"), texts, chunks, outcomes, embedder="hashing:64", recipe=recipe)
