@@ -46,12 +46,16 @@ class Adapted:
         except InstrumentError as error:
             raise ConfigurationError(f"option 'rename': {error}") from None
 
-    def check_used(self) -> None:
-        """Raise ConfigurationError for a name that no metric has."""
+    def check_used(self, *, knows_code: bool) -> None:
+        """Raise ConfigurationError for a name that no metric has.
+
+        Where ``knows_code`` is false, instruments that an application gives to ``configure()`` are not at hand: buckets
+        for a name that no pack has may be theirs.
+        """
         for option, given, known, what in (
             ("buckets", self._buckets, self._histograms, "no histogram of this handler"),
             ("rename", self._rename, self._of_packs, "no metric of its packs"),
         ):
             for name in given:
-                if name not in known:
+                if name not in known and (knows_code or option == "rename" or name in self._of_packs):
                     raise ConfigurationError(f"option {option!r}: {name!r} is {what}{did_you_mean(name, known)}")

@@ -99,7 +99,7 @@ class MetricHandler(Handler):
         if "none" not in self.config.exporter and self.config.multiprocess_dir is not None:
             self._shared = Shared(self.config.multiprocess_dir, self.name, self.config.max_series)
             self._store = self._shared
-        self.rehearsed(emitter)
+        self._compile(emitter, is_rehearsal=False)
         if "none" in self.config.exporter:
             return
         by_hand.record(self, MetricHandler._record)
@@ -131,8 +131,11 @@ class MetricHandler(Handler):
 
     def rehearsed(self, emitter: Emitter) -> None:
         """Compile the instruments: that opens nothing."""
+        self._compile(emitter, is_rehearsal=True)
+
+    def _compile(self, emitter: Emitter, *, is_rehearsal: bool) -> None:
         super().attached(emitter)
-        instruments = self._instruments(emitter.catalog)
+        instruments = self._instruments(emitter.catalog, is_rehearsal=is_rehearsal)
         if "none" in self.config.exporter:
             return
         self._by_hand = ()
@@ -158,7 +161,7 @@ class MetricHandler(Handler):
                         phase[event_type].append((instrument, family, fold))
         self._folds = Compiled(starts, ends, emitter.time_ns if self._store is MEMORY else None)
 
-    def _instruments(self, catalog: Catalog) -> tuple[Instrument, ...]:
+    def _instruments(self, catalog: Catalog, *, is_rehearsal: bool) -> tuple[Instrument, ...]:
         of_packs = _from_packs.setdefault(catalog, set())
         given = {name: instrument for name, instrument in catalog.instruments.items() if name not in of_packs}
         adapted = Adapted(self.config.buckets, self.config.rename)
@@ -170,7 +173,7 @@ class MetricHandler(Handler):
         for pack in self.config.packs:
             wanted.update({instrument.name: instrument for instrument in catalog.pack(pack, adapted.of_pack)})
         of_packs.update(wanted.keys() - given.keys())
-        adapted.check_used()
+        adapted.check_used(knows_code=not is_rehearsal)
         return tuple(wanted.values())
 
     def _record(self, hand: HandMade) -> Recorded:

@@ -8,6 +8,7 @@ import pytest
 
 import eventcore as ec
 from eventcore.exposition import exposition_of
+from eventcore.rehearsal import rehearse
 from router import Candidate, Router, RoutingRequest
 from router.events import InferModel, RouteRequest
 from router.metrics import TINY_DANCER
@@ -123,6 +124,21 @@ def test_a_wrong_name_is_one_clear_error(options, message):
     """What is named and is not there, or cannot be, is said with file or code, option, name and a suggestion."""
     with pytest.raises((ec.ConfigurationError, ec.InstrumentError), match=message):
         start(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_fine"),
+    [("acme_pay_seconds", True), ("tiny_dancer_confidence_scores", True), ("tiny_dancer_errors_total", False)],
+)
+def test_commands_leave_buckets_of_an_applications_own_histograms_alone(tmp_path, name, is_fine):
+    """Without the application its own instruments are not known: buckets for them are no mistake to a fresh emitter."""
+    path = tmp_path / "eventcore.toml"
+    path.write_text(f'[handlers.metric]\npacks = ["tiny_dancer"]\n[handlers.metric.buckets]\n{name} = [0.1, 1]\n')
+    if is_fine:
+        assert [handler.kind for handler in rehearse(path).handlers] == ["metric"]
+    else:
+        with pytest.raises(ec.ConfigurationError, match=f"'{name}' is no histogram of this handler"):
+            rehearse(path)
 
 
 def test_the_tiny_dancer_pack_is_whole():
