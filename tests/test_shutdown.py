@@ -158,6 +158,28 @@ def test_two_threads_may_shut_down_at_once(emitter):
     assert (handler.closed, numbers(handler)) == (1, [0])
 
 
+def test_a_shutdown_that_was_cut_off_is_ended_by_the_next(emitter):
+    """Everything started is stopped, at exit too: what Ctrl-C leaves of a shutdown is the next call's."""
+    handlers = [emitter.add_handler(Collect(delivery=delivery, linger_s=1)) for delivery in ("queued", "inline")]
+    emitter.emit(Numbered(n=1))
+
+    def interrupt():
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+
+    interrupted, stopped = [], []
+    emitter.on_shutdown.append(interrupt)
+    emitter.on_shutdown.append(lambda: stopped.append(True))  # the last comes first
+    with pytest.raises(KeyboardInterrupt):
+        emitter.shutdown()
+    assert emitter.shutdown(20).is_clean
+    assert [numbers(handler) for handler in handlers] == [[1], [1]]
+    assert [handler.closed for handler in handlers] == [1, 1]
+    assert stopped == [True]
+    assert not workers()
+
+
 def test_an_idle_emitter_has_no_threads(emitter):
     """No thread is started before it is needed: a worker starts with the first event for its handler."""
     before = len(workers())

@@ -30,6 +30,7 @@ class Closing:
         self._done = threading.Event()
         self._report: ShutdownReport | None = None
         self.before: list[Callable[[], None]] = []
+        self._stopped: list[Callable[[], None]] = []
 
     def shutdown(self, timeout_s: float) -> ShutdownReport:
         """Shut down, or wait for the thread that does."""
@@ -39,7 +40,11 @@ class Closing:
             return ShutdownReport({}, 0, ("called by a signal handler during shutdown, which goes on",))
         if is_first:
             self._thread = threading.get_ident()
-            self._report = self._shut_down(time.monotonic() + timeout_s)
+            try:
+                self._report = self._shut_down(time.monotonic() + timeout_s)
+            except BaseException:  # Ctrl-C, most likely: whoever asks next, atexit perhaps, goes on with the rest
+                self._has_begun = False
+                raise
             self._done.set()
         else:
             self._done.wait(timeout_s)
@@ -49,11 +54,12 @@ class Closing:
         emitter, attachments = self._emitter, self._attachments
         operations = sum(operation.abandon(is_misuse=False) for operation in emitter.open_operations())
         errors = []
-        for stop in reversed(self.before.copy()):
+        for stop in reversed([stop for stop in self.before if stop not in self._stopped]):
             try:
                 stop()
             except Exception as error:  # noqa: BLE001 - the others must still be stopped
                 errors.append(repr(error))
+            self._stopped.append(stop)
         lost = {}
         for attachment in attachments.all:
             attachments.hurry(attachment)
