@@ -25,7 +25,7 @@ from eventcore.health_monitor import run_checks
 from eventcore.journal import Journal
 from eventcore.journal_config import JournalConfig
 from eventcore.journal_record import Replay, record
-from tests.support.handlers import Collect, CollectBatches
+from tests.support.handlers import Clock, Collect, CollectBatches
 
 
 class Paid(ec.Event, name="durable.paid", category=ec.Category.USER, message="{amount} paid"):
@@ -203,6 +203,31 @@ def test_quarantine_pauses_and_drops_nothing():
         assert amounts(handler) == list(range(30))
         row = paid(emitter)
         assert (row.delivered, row.dropped.total()) == (30, 0)
+
+
+def test_a_durable_handler_is_not_called_while_it_is_in_quarantine():
+    """A bad handler is let back by half-open probes alone: while its breaker's time stands still, so does it."""
+    is_down = threading.Event()
+    is_down.set()
+
+    def fail(_):
+        if is_down.is_set():
+            raise OSError("down")
+
+    clock = Clock()
+    handler = Collect(act=fail, delivery="durable")
+    with ec.Emitter(clock=clock) as emitter:
+        emitter.add_handler(handler)
+        emitter.emit(Paid(amount=1))
+        breaker = emitter.attachments[0].quarantine.breaker
+        until(lambda: breaker.state is ec.BreakerState.OPEN)
+        raised = handler.raised
+        is_down.clear()
+        time.sleep(1.2)  # longer than the pause that follows five failures
+        assert (handler.raised, handler.got) == (raised, [])
+        clock.advance(2)
+        assert emitter.flush(20)
+        assert amounts(handler) == [1]
 
 
 def test_of_a_batch_that_failed_in_part_only_that_part_is_tried_again():
