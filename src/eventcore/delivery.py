@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from contextlib import suppress
 from operator import attrgetter
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from eventcore.errors import PartialFailure
 from eventcore.handler import Handler
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from eventcore.dispatch import Attachment
     from eventcore.envelope import Envelope
-    from eventcore.events import Event
     from eventcore.ledger import Ledger
 
 __all__ = ["Barrier", "Queue", "call_bounded"]
@@ -268,11 +267,9 @@ class Queue:
     def _settle(self, handled: Sequence[Envelope], failed: Collection[int], **others: Sequence[Envelope]) -> None:
         """Count what became of a batch: of those handled the indices that ``failed``, and others by their fate."""
         counts: Counter[tuple[str, str, str]] = Counter()
-        phases = set(map(_phase, handled))
-        for phase in phases:  # one, as a rule
+        for phase in (phases := set(map(_phase, handled))):  # one, as a rule
             of_phase = handled if len(phases) == 1 else [e for e in handled if e.phase == phase]
-            by_type: Counter[type[Event]] = Counter(map(type, map(_event, of_phase)))
-            for event_type, number in by_type.items():
+            for event_type, number in Counter[Any](map(type, map(_event, of_phase))).items():
                 counts[event_type.__event__.name, phase, "delivered"] += number
         for index, envelope in enumerate(handled) if failed else ():
             if index not in failed:

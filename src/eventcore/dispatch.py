@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 
     from eventcore.delivery import Queue
     from eventcore.envelope import Envelope
-    from eventcore.event_spec import EventSpec
     from eventcore.handler import DirectSink, Handler, Sink
     from eventcore.isolation import Quarantine
     from eventcore.sampling import Takes
 
-__all__ = ["START", "Attachment", "OperationTypes", "Route", "Routes", "Unsampled", "Wanted"]
+__all__ = ["START", "Attachment", "Route", "Routes", "Unsampled", "Wanted"]
 
 START = "start"
 
@@ -242,17 +241,6 @@ def _noting_thread(sink: Sink) -> Sink:
         sink(envelope)
 
     return noted
-
-
-class OperationTypes(dict[type[Event], "EventSpec"]):
-    """The specs of operation types by one look-up; pydantic's metaclass takes 0.1 µs for an attribute of a class."""
-
-    def __missing__(self, event_type: type[Event]) -> EventSpec:
-        spec: EventSpec | None = getattr(event_type, "__event__", None)
-        if spec is None or not spec.is_operation:
-            raise TypeError(f"{event_type!r} is no ec.Operation with a name, so it cannot be started")
-        self[event_type] = spec
-        return spec
 
 
 class Wanted(dict[type[Event], bool]):

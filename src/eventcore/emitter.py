@@ -15,7 +15,7 @@ from eventcore.bound_emitter import BoundEmitter
 from eventcore.catalog import Catalog
 from eventcore.closing import Closing
 from eventcore.context import SCOPE
-from eventcore.dispatch import START, Attachment, OperationTypes, Route, Routes, Unsampled, Wanted
+from eventcore.dispatch import START, Attachment, Route, Routes, Unsampled, Wanted
 from eventcore.durable_emit import Durability
 from eventcore.envelope import Envelope
 from eventcore.events import Event, Operation, Severity
@@ -24,7 +24,7 @@ from eventcore.ids import Clock, Ids, SystemClock
 from eventcore.last_resort import say_plainly
 from eventcore.ledger import Cells, Ledger, LedgerSnapshot
 from eventcore.misuse import Misuses
-from eventcore.operation import LiveOperation
+from eventcore.operation import LiveOperation, OperationTypes
 from eventcore.resource import Resource
 from eventcore.timing import NOT_TIMED, EmitTimes
 from eventcore.vocabulary import HandlerChanged, InvalidResult

@@ -26,14 +26,26 @@ if TYPE_CHECKING:
 
     from eventcore.context import ContextProvider
     from eventcore.emitter import Emitter
+    from eventcore.event_spec import EventSpec
 
-__all__ = ["LiveOperation"]
+__all__ = ["LiveOperation", "OperationTypes"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 O = TypeVar("O", bound=Operation)  # noqa: E741 - O as in operation
 
 _ALL = 1 << 64
 """The emitter's ``trace_bound`` where every trace is taken."""
+
+
+class OperationTypes(dict[type[Event], "EventSpec"]):
+    """The specs of operation types by one look-up; pydantic's metaclass takes 0.1 µs for an attribute of a class."""
+
+    def __missing__(self, event_type: type[Event]) -> EventSpec:
+        spec: EventSpec | None = getattr(event_type, "__event__", None)
+        if spec is None or not spec.is_operation:
+            raise TypeError(f"{event_type!r} is no ec.Operation with a name, so it cannot be started")
+        self[event_type] = spec
+        return spec
 
 
 class LiveOperation(Scope, Generic[O]):
