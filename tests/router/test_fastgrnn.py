@@ -205,6 +205,19 @@ def test_the_serving_pass_gives_the_logits_of_the_plain_pass(config, steps, dtyp
     np.testing.assert_allclose(logits, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize(("zeta", "nu"), [(-200.0, -4.0), (-200.0, -200.0), (-15.0, 3.0), (20.0, 20.0)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 2e-5)])
+def test_the_serving_pass_holds_for_any_zeta_and_nu(zeta, nu, dtype, tolerance):
+    """Counting the state in units of σ(zeta) does no harm where that is all but zero, or one."""
+    network, inputs = _network(VARIANTS[0], dtype=dtype), np.random.default_rng(7).standard_normal((5, 9, 4))
+    exact = _network(VARIANTS[0])
+    for each in (network, exact):
+        each.parameters["zeta"][...], each.parameters["nu"][...] = zeta, nu
+    np.testing.assert_allclose(
+        CompiledFastGRNN(network).logits(inputs), exact.run(inputs).logits, rtol=tolerance, atol=tolerance
+    )
+
+
 @pytest.mark.parametrize("rank", [None, 3, 40])
 def test_wide_inputs_take_the_thin_way_to_the_same_logits(rank):
     """With many features W is applied in two thin factors, with a high rank in one; the result is the same."""
