@@ -63,7 +63,7 @@ def folded(model: PromptModel) -> PromptModel:
 def to_tensors(model: PromptModel, *, per: Per = "tensor") -> dict[str, NDArray[Any]]:
     """Return ``model`` rounded to eight bits as two vectors, "weights" in int8 and "numbers" in float32.
 
-    One scale per matrix is enough here (measured, see docs/digits.md); one per column costs 2 % more bytes.
+    One scale per matrix is enough here (measured, see docs/fastgrnn.md); one per column costs 2 % more bytes.
     """
     small = folded(model)
     name, parameters = _first_factor(small.network.config), small.network.parameters

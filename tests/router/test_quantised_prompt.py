@@ -5,6 +5,7 @@ import pytest
 
 from router.errors import ConfigError, DimensionMismatch
 from router.fastgrnn import FastGRNN, FastGRNNConfig
+from router.model import Provenance
 from router.model_file import save_prompt_model
 from router.model_store import write_model
 from router.prompt_model import PromptModel
@@ -74,11 +75,13 @@ def test_in_eight_bits_a_model_says_nearly_the_same(shape, per):
 
 
 def test_a_file_is_a_quarter_of_the_size(tmp_path):
-    """With the default shape the eight-bit file, header included, has at most a quarter of the float file's bytes."""
-    model = _model(384, 32, hidden_size=32)
+    """With the default shape the eight-bit file has at most a quarter of the float file's bytes, headers included."""
+    origin = Provenance("gsm8k.csv.gz, mmlu.csv.gz", "0" * 64, 0, "0.1.0", "2.4.6", {"prompts": 4749.0})
+    model = replace(_model(384, 32, hidden_size=32), provenance=origin)
     save_prompt_model(model, tmp_path / "float")
     header = {"format": "test", "network": asdict(model.network.config), "heads": model.heads}
     header |= {"embedder": model.embedder, "chunk_count": model.chunk_count, "surface_names": SURFACE_NAMES}
+    header |= {"provenance": asdict(origin)}
     write_model(tmp_path / "int8", header, to_tensors(model))
     assert (tmp_path / "int8").stat().st_size <= (tmp_path / "float").stat().st_size / 4
 
