@@ -106,7 +106,7 @@ class FeedbackLoop:
         quality = response.quality
         if response.request_id is None:
             response.request_id = uuid.uuid4().hex
-        chosen = int(response.order[0]) if response.place is None else response.place
+        chosen = response.best_place if response.place is None else response.place
         need = cheap = None
         if isinstance(policy, Guaranteed) and len(prices) == 2:
             need, cheap = float(policy.needs(quality[None], prices)[0]), int(prices.argmin())

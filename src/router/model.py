@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -80,9 +81,13 @@ class RouterModel:
         sequence = features[:, None, :] if features.ndim == 2 else features
         with np.errstate(over="ignore", invalid="ignore"):  # reported below, in words
             logits = self._compiled.logits(sequence)[:, 0]
-        if not np.isfinite(logits).all():
+        # One number stands for a look at all: a sum of squares is finite only if each is.
+        if not (math.isfinite(np.vdot(logits, logits)) or np.isfinite(logits).all()):
             raise InferenceError("the model's arithmetic overflowed: its weights are too large, train it again")
-        scores: Array = 0.5 + 0.5 * np.tanh(0.5 * logits)
+        scores: Array = 0.5 * logits
+        np.tanh(scores, out=scores)
+        scores *= 0.5
+        scores += 0.5
         return scores
 
     def uncertainty(self, scores: Array) -> Array:

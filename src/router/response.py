@@ -29,17 +29,17 @@ class RoutingDecision:
 class RoutingResponse:
     """Decisions by confidence, highest first, and what they cost; immutable.
 
-    It keeps the arrays they were computed in: a hundred decision objects cost more than all the arithmetic before them,
-    and most callers look at one.
+    It keeps the arrays they were computed in, and sorts and makes decisions when they are looked at: a hundred of them
+    cost more than all the arithmetic before, and most callers look at one.
     """
 
     __slots__ = (
         "_decisions",
+        "_order",
         "confidence",
         "feature_time_us",
         "ids",
         "inference_time_us",
-        "order",
         "place",
         "quality",
         "request_id",
@@ -49,8 +49,6 @@ class RoutingResponse:
 
     ids: Sequence[str]
     """As they came; the arrays are in the same order."""
-    order: NDArray[np.intp]
-    """Places of the candidates by confidence, highest first; equal ones as they came."""
     inference_time_us: int
     """From entry to the answer, whole microseconds; the name is Tiny Dancer's."""
     feature_time_us: int
@@ -79,13 +77,20 @@ class RoutingResponse:
         self.confidence = confidence
         self.use_lightweight = use_lightweight
         self.uncertainty = uncertainty
-        self.order = (-confidence).argsort(kind="stable")
         self.inference_time_us = inference_time_us
         self.feature_time_us = feature_time_us
         self.request_id = request_id
         self.place = chosen
         self.quality = confidence if quality is None else quality
+        self._order: NDArray[np.intp] | None = None
         self._decisions: tuple[RoutingDecision, ...] | None = None
+
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """Places of the candidates by confidence, highest first; equal ones as they came."""
+        if self._order is None:
+            self._order = (-self.confidence).argsort(kind="stable")
+        return self._order
 
     @property
     def decisions(self) -> tuple[RoutingDecision, ...]:
@@ -101,9 +106,14 @@ class RoutingResponse:
         return self._decisions
 
     @property
+    def best_place(self) -> int:
+        """The place of the candidate with the highest confidence."""
+        return int(self.confidence.argmax())
+
+    @property
     def best(self) -> RoutingDecision:
         """The candidate with the highest confidence."""
-        return self._at(int(self.order[0]))
+        return self._at(self.best_place)
 
     @property
     def chosen(self) -> RoutingDecision:

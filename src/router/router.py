@@ -213,12 +213,12 @@ class Router:
             started, now_s = time.perf_counter_ns(), time.time()
             permit = self._acquire(emitter)
             try:
-                pool, features, feature_time_us = self._features(emitter, model, request, now_s)
+                pool, features, feature_time_us = self._features(emitter, model, request, count, now_s)
             except BaseException:
                 self._settle("release", permit)  # the request was at fault, not the model
                 raise
             try:
-                confidence = self._infer(emitter, model, pool.ids, features)
+                confidence, readable = self._infer(emitter, model, pool.ids, features)
                 uncertainty = self._doubt(emitter, model, confidence)
                 quality = self._assess(emitter, request.prompt, pool.ids, confidence)
             except BaseException:
@@ -232,7 +232,7 @@ class Router:
                         candidate_id=pool.ids,
                         use_lightweight=lightweight,
                         uncertainty=_readable(uncertainty),
-                        confidence=_readable(confidence),
+                        confidence=_readable(confidence) if readable is None else readable,
                     )
                 )
             chosen = self._choose(pool, confidence, quality, request.metadata)
@@ -337,7 +337,8 @@ class Router:
                 check.set(state="closed")
                 return 0
             permit = breaker.try_acquire()
-            check.set(state=breaker.state.value)
+            if check is not UNWANTED:
+                check.set(state=breaker.state.value)
             if not permit:
                 raise BreakerOpen(
                     f"the circuit breaker is {breaker.state}: the model failed repeatedly; "
@@ -347,25 +348,30 @@ class Router:
             return permit
 
     def _features(
-        self, emitter: ec.Emitter, model: Model, request: RoutingRequest, now_s: float
+        self, emitter: ec.Emitter, model: Model, request: RoutingRequest, count: int, now_s: float
     ) -> tuple[CandidatePool, Array, int]:
         started = time.perf_counter_ns()
-        with step(emitter, EngineerFeatures, batch_size=len(request.candidates)):
+        with step(emitter, EngineerFeatures, batch_size=count):
             pool = request.pool
             features = extract_features(
                 request.query_embedding, pool, request.metadata, now_s=now_s, weights=model.feature_weights
             )
         return pool, features, (time.perf_counter_ns() - started) // 1000
 
-    def _infer(self, emitter: ec.Emitter, model: Model, ids: Sequence[str], features: Array) -> Array:
+    def _infer(
+        self, emitter: ec.Emitter, model: Model, ids: Sequence[str], features: Array
+    ) -> tuple[Array, Array | None]:
+        """Return the scores, and the same for readers where they were made."""
+        readable = None
         with step(emitter, InferModel, model_type="fastgrnn", candidate_id=ids) as inference:
             confidence = model.score(features)
             # One number stands for a look at all: a sum of squares is finite only if each is.
             if not (math.isfinite(np.vdot(confidence, confidence)) or np.isfinite(confidence).all()):
                 raise InferenceError("the model gave a score that is not finite; check its weights and its input")
             if inference is not UNWANTED:
-                inference.set(confidence=_readable(confidence))
-        return confidence
+                readable = _readable(confidence)
+                inference.set(confidence=readable)
+        return confidence, readable
 
     def _doubt(self, emitter: ec.Emitter, model: Model, confidence: Array) -> Array:
         with step(emitter, EstimateUncertainty, batch_size=len(confidence)):

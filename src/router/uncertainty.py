@@ -144,9 +144,10 @@ def is_lightweight(
 
     NaN on either side decides for powerful. Raises ConfigError when a limit lies outside [0, 1].
     """
-    for name, value in (("threshold", threshold), ("max_uncertainty", max_uncertainty)):
-        if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"{name} is {value!r}: use a number from 0 to 1")
+    if not (0.0 <= threshold <= 1.0 and 0.0 <= max_uncertainty <= 1.0):
+        raise ConfigError(
+            f"threshold is {threshold!r} and max_uncertainty {max_uncertainty!r}: use numbers from 0 to 1"
+        )
     decided: NDArray[np.bool_] = (confidence >= threshold) & (uncertainty <= max_uncertainty)
     return decided
 

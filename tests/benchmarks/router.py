@@ -19,6 +19,7 @@ import threadpoolctl  # noqa: E402 - the same
 from onnx import helper, numpy_helper  # noqa: E402 - the same
 
 from router.fastgrnn import CompiledFastGRNN, FastGRNN, FastGRNNConfig  # noqa: E402 - the same
+from tests.benchmarks import routing  # noqa: E402 - the same
 from tests.benchmarks.paired import Result, compare  # noqa: E402 - the same
 
 
@@ -102,4 +103,4 @@ def prompts_of_low_rank() -> Result:
     return _forward(8, FastGRNNConfig(384, 32, 2, rank_w=8, rank_u=8), calls=200, reach=1.2)
 
 
-CASES = [candidates, prompts, prompts_of_low_rank]
+CASES = [candidates, prompts, prompts_of_low_rank, *routing.CASES]
