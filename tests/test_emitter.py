@@ -84,6 +84,20 @@ def test_routes_are_compiled_anew_when_handlers_change(emitter):
     assert (len(first.got), len(second.got)) == (2, 2)
 
 
+def test_enabled_follows_the_handlers(emitter):
+    """``enabled`` says what holds now: handlers come, go and change their mind, and the emitter is switched off."""
+    said = [emitter.enabled(Paid)]
+    emitter.add_handler(Collect(), name="it")
+    said.append(emitter.enabled(Paid))
+    emitter.is_enabled = False
+    said.append(emitter.enabled(Paid))
+    emitter.is_enabled = True
+    said.append(emitter.enabled(Paid))
+    emitter.remove_handler("it")
+    said.append(emitter.enabled(Paid))
+    assert said == [False, True, False, True, False]
+
+
 def test_a_sink_of_its_own_is_called(emitter):
     """A handler may give each type and severity a sink of its own."""
 

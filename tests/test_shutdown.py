@@ -180,6 +180,15 @@ def test_a_shutdown_that_was_cut_off_is_ended_by_the_next(emitter):
     assert not workers()
 
 
+def test_what_was_started_last_is_stopped_first(emitter):
+    """Everything started is stopped, the last first, and before any handler is closed: it may still emit."""
+    handler, order = emitter.add_handler(Collect()), []
+    for n in range(3):
+        emitter.on_shutdown.append(lambda n=n: (order.append(n), emitter.emit(Numbered(n=n))))
+    emitter.shutdown()
+    assert order == numbers(handler) == [2, 1, 0]
+
+
 def test_an_idle_emitter_has_no_threads(emitter):
     """No thread is started before it is needed: a worker starts with the first event for its handler."""
     before = len(workers())
