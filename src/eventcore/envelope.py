@@ -11,7 +11,8 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from eventcore.fields import unset
-from eventcore.redaction import REDACTED, scrub, scrub_error
+from eventcore.redacting import redact
+from eventcore.redaction import scrub_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -216,81 +217,17 @@ class Envelope:
         bound fields, ``tags``, ``correlation_id``, ``baggage``, ``exception`` for its text, ``span_name`` and
         ``span_attributes`` for what instrumented libraries gave the span.
         """
-        if self.is_redacted:
-            return self
-        event = self.event
-        spec, is_surrounded = event.__event__, self._is_surrounded()
-        if not (spec.sensitive or spec.texts or is_surrounded):
-            self.redacted: tuple[str, ...] = ()
-            self.is_redacted = True
-            return self
-        changes: dict[str, Any] = {}
-        for key in spec.sensitive:
-            value = event.__dict__.get(key)
-            if value is not None and value is not unset:
-                changes[key] = REDACTED
-        for key in spec.texts:
-            value = event.__dict__.get(key)
-            scrubbed = scrub(value)
-            if scrubbed is not value:
-                changes[key] = scrubbed
-        around = self._redact_around() if is_surrounded else ()
-        before = getattr(self, "redacted", ())  # another worker may be at it at the same time
-        self.redacted = (*before, *(key for key in (*changes, *around) if key not in before))
-        if around:
-            self._cache = None
-        if changes:
-            self._event = event.model_copy(update=changes)
-            self._cache = None
-            self._forget_fields()
-        self.is_redacted = True
+        if not self.is_redacted:
+            redact(self)
         return self
 
-    def _is_surrounded(self) -> bool:
-        """Whether there is more than the payload that secrets may be in."""
-        scope, span = self.scope, self.span
-        if self.tags or scope.bound or scope.correlation_id or scope.baggage:
-            return True
-        return span is not None and bool(span.error or span.invalid or span.span_attributes or span.span_name)
-
-    def _forget_fields(self) -> None:
-        """Leave of an ended operation's fields what its event has: one that was not valid may have been secret."""
-        if self.span is not None and not self.is_start:
-            held = self.event.__dict__
-            self.span.fields = {key: held.get(key, unset) for key in self.span.fields}
-
-    def _redact_around(self) -> list[str]:
-        tags, scope = scrub(self.tags), self.scope
-        bound, correlation_id, baggage = scrub(scope.bound), scrub(scope.correlation_id), scrub(scope.baggage)
-        changed = [scrub(key) for key, value in scope.bound.items() if key not in bound or bound[key] is not value]
-        if correlation_id is not scope.correlation_id:
-            changed.append("correlation_id")
-        if baggage is not scope.baggage:
-            changed.append("baggage")
-        if changed:  # a copy: the scope itself is in force somewhere
-            self.scope = scope.replace(bound=bound, correlation_id=correlation_id, baggage=baggage)
-        if tags is not self.tags:
-            self.tags = tags
-            changed.append("tags")
-        if self.span is not None and self.span.error is not None and scrub_error(self.span.error):
-            changed.append("exception")
-        if self.span is not None and not self.is_start:
-            changed += self._redact_span(self.span)
-        return changed
-
-    def _redact_span(self, span: LiveOperation[Any]) -> list[str]:
-        """Scrub what instrumented libraries have put on an ended operation's span, and forget what was not valid."""
-        name, attributes = scrub(span.span_name), scrub(span.span_attributes)
-        changed = []
-        if name is not span.span_name:
-            span.span_name = name
-            changed.append("span_name")
-        if attributes is not span.span_attributes:
-            span.span_attributes = attributes
-            changed.append("span_attributes")
-        if span.invalid:
-            self._forget_fields()
-        return changed
+    def changed(self, names: Sequence[str], event: Event | None = None) -> None:
+        """Take note that ``names`` were redacted, the payload in ``event`` (called by the redaction)."""
+        before = getattr(self, "redacted", ())  # another worker may be at it at the same time
+        self.redacted: tuple[str, ...] = (*before, *(name for name in names if name not in before))
+        if event is not None:
+            self._event = event
+        self._cache = None
 
     def hide_sensitive(self) -> None:
         """Replace values of sensitive fields, and secrets in an exception: inline handlers run in the caller."""
