@@ -146,7 +146,7 @@ def route(
     decision = "weak" if guarantee.allows(need) else "strong"
     found = {
         "prompt_characters": len(text),
-        "quality": dict(zip(loaded.heads, quality[0].round(4).tolist(), strict=True)),
+        "quality": {head: round(float(value), 4) for head, value in zip(loaded.heads, quality[0], strict=True)},
         "need": round(need, 4),
         "threshold": round(guarantee.threshold, 4) if np.isfinite(guarantee.threshold) else str(guarantee.threshold),
         "alpha": alpha,

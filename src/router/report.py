@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +41,6 @@ ALPHAS = (0.02, 0.05, 0.1)
 RESPLITS = 200
 RELIABILITY_BINS = 10
 LENGTH, DOMAIN, COIN = "prompt length, untrained", "mean gain of the domain", "random"
-HASHING = "hashing"
 
 
 class PromiseKept(NamedTuple):
@@ -103,9 +102,8 @@ def evaluate(
     methods |= text_baselines() | embedding_baselines(pairs, whole)
     qualities: dict[int, Array] = {}
     for name in embedders:
-        chosen = recipe if name != HASHING else replace(recipe, components=2 * recipe.components)
         kept = qualities if name == first and model is None else {}
-        methods[_title(name)] = _trained_anew(chunks[name], name, chosen, kept)
+        methods[_title(name)] = _trained_anew(chunks[name], name, recipe, kept)
     if model is not None:
         methods["the given model"] = _as_it_is(model, pairs, chunks, qualities)
     ways = {"equal prompts on one side": split_by_prompt}

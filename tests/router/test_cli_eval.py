@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
-from router.model_file import load_prompt_model, save_prompt_model
+from router.model_file import BUNDLED_PROMPT_MODEL, load_prompt_model, save_prompt_model
 
 pytest.importorskip("sklearn", reason="needs the extra eval")
 
@@ -137,3 +137,23 @@ def test_inspect_knows_both_kinds(model, tmp_path):
     refused = runner.invoke(app, ["inspect", str(tmp_path / "junk")])
     assert refused.exit_code == 1
     assert "is refused" in refused.output
+
+
+@pytest.mark.parametrize("name", ["hashing", "minilm"])
+def test_the_bundled_models_are_sound_and_small(name):
+    """Both say what they were trained on, carry 1,896 held-out prompts, and take less than 100 kB."""
+    path = BUNDLED_PROMPT_MODEL.with_name(f"prompt_{name}.safetensors")
+    loaded = load_prompt_model(path)
+    assert path.stat().st_size < 100_000
+    assert (loaded.embedder, loaded.heads) == (name, ("weak", "strong"))
+    assert len(loaded.calibration.need) == 1896
+    assert loaded.provenance.training_data == "mmlu.csv.gz, gsm8k.csv.gz"
+
+
+def test_a_prompt_is_routed_without_naming_a_model():
+    """The bundled model needs no encoder; where more harm is accepted, at least as much goes to the weak model."""
+    decided = [
+        json.loads(runner.invoke(app, ["route", "What is 2 + 2?", "--alpha", str(alpha), "--json"]).output)["decision"]
+        for alpha in (0.001, 0.3)
+    ]
+    assert decided == ["strong", "weak"]
