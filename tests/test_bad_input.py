@@ -51,6 +51,7 @@ def test_misspelt_option_of_a_handler():
     ("toml", "message"),
     [
         ('[handlers.log]\nschema = "x"', "option 'schema' is 'x': Input should be 'tinyllm'"),
+        ('service = ""', "option 'service' is '': String should have at least 1 character"),
         ('[handlers.log]\nschem = "x"', "unknown option 'schem'; did you mean 'schema'?"),
         ('[handlers.metric]\nexporter = "prom"', "option 'exporter' is 'prom': expected 'prometheus', 'otlp'"),
         ('[handlers.span]\nexporter = "jaeger"\nendpoint = "localhost:6831"', "port 6831 is Jaeger's retired agent"),

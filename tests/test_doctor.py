@@ -105,6 +105,15 @@ def test_settings_that_are_wrong(tmp_path, settings, message):
     assert message in found["configuration"][0][1]
 
 
+def test_an_address_of_prometheus_that_is_none():
+    """What cannot be asked is one clear error, and nothing is looked at."""
+    result = CliRunner().invoke(app, ["doctor", "--prometheus", "nonsense"])
+    assert result.exit_code == 2
+    assert "--prometheus 'nonsense' is no address; write it like http://localhost:9091" in " ".join(
+        result.stderr.split()
+    )
+
+
 def test_an_extra_that_is_missing(tmp_path, monkeypatch):
     """An installed plugin whose library is missing is said; only where it is configured it is a mistake."""
     monkeypatch.setitem(sys.modules, "psutil", None)

@@ -15,7 +15,7 @@ from eventcore.emitter import Emitter
 from eventcore.inspection import known_events
 from eventcore.plugins import Plugins
 from eventcore.settings import Sources, load_settings
-from eventcore.setup import _add_handlers, _has_structlog, _make_service, _with_debug
+from eventcore.setup import _add_handlers, _handler_config, _has_structlog, _make_service, _with_debug
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,6 +64,8 @@ def rehearse(
     settings = load_settings(sources, plugins.services(), {"log": {}} if _has_structlog() else {})
     settings, more = _with_debug(settings, plugins, ())
     if is_for_catalog:
+        for name, table in settings.frame.handlers.items():  # a mistake is a mistake, whether it is made here or not
+            _handler_config(plugins, settings, name, table)
         metric = {name: table for name, table in settings.frame.handlers.items() if table.get("use", name) == "metric"}
         frame = settings.frame.model_copy(update={"handlers": metric})
         settings = replace(settings, frame=frame, services={})

@@ -46,7 +46,7 @@ class Frame(BaseSettings):
         env_prefix=PREFIX, env_nested_delimiter="__", env_file=".env", extra="ignore", hide_input_in_errors=True
     )
 
-    service: str = Field("unknown_service", description="Name of the service, on every signal.")
+    service: str = Field("unknown_service", min_length=1, description="Name of the service, on every signal.")
     version: str = Field("0", description="Version of the service.")
     environment: str = Field("", description="Deployment environment, such as 'production'.")
     strict: bool = Field(

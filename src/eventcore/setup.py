@@ -14,7 +14,7 @@ from eventcore.catalog import Catalog
 from eventcore.emitter import Emitter
 from eventcore.errors import ConfigurationError, InstrumentError
 from eventcore.events import Event, Severity
-from eventcore.handler import Handler
+from eventcore.handler import Handler, HandlerConfig
 from eventcore.in_use import get_emitter, set_emitter, unconfigured
 from eventcore.last_resort import LastResort
 from eventcore.plugins import Plugins
@@ -186,19 +186,25 @@ def _add_handlers(emitter: Emitter, found: Plugins, read: Settings, ready: Mappi
     if not read.frame.handlers and not ready:
         emitter.add_handler(LastResort(min_severity=Severity.INFO), name="stderr")
     for name, table in read.frame.handlers.items():
-        options = dict(table)
-        where = read.where("handlers", name)
-        handler_class = found.handler_class(str(options.pop("use", name)), where)
-        try:
-            config = handler_class.Config(**options)
-        except ValidationError as error:
-            raise ConfigurationError(explain(read, ("handlers", name), error, handler_class.Config)) from None
+        handler_class, config = _handler_config(found, read, name, table)
         try:
             emitter.add_handler(handler_class(config), name=name)
         except (ConfigurationError, InstrumentError) as error:
-            raise type(error)(f"{where}: {error}") from error
+            raise type(error)(f"{read.where('handlers', name)}: {error}") from error
     for name, handler in ready.items():
         emitter.add_handler(handler, name=name)
+
+
+def _handler_config(
+    found: Plugins, read: Settings, name: str, table: Mapping[str, Any]
+) -> tuple[type[Handler], HandlerConfig]:
+    """Return the class and the options of a handler; ConfigurationError for options that are wrong."""
+    options = dict(table)
+    handler_class = found.handler_class(str(options.pop("use", name)), read.where("handlers", name))
+    try:
+        return handler_class, handler_class.Config(**options)
+    except ValidationError as error:
+        raise ConfigurationError(explain(read, ("handlers", name), error, handler_class.Config)) from None
 
 
 def _make_service(emitter: Emitter, found: Plugins, read: Settings, name: str, table: Mapping[str, Any]) -> Service:

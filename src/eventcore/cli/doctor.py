@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eventcore.cli import diagnosis
+from eventcore.cli.address import Address
 from eventcore.cli.diagnosis import Finding
-from eventcore.cli.output import AsJson, say, say_about, say_json
+from eventcore.cli.output import AsJson, fail, say, say_about, say_json
 from eventcore.cli.source import Config, Fresh, Running, Source, Url, say_source
 from eventcore.errors import EventCoreError
 from eventcore.plugins import Plugins
@@ -36,6 +37,11 @@ def doctor(
     """
     findings: list[Finding] = []
     head: dict[str, Any] = {}
+    if prometheus is not None:
+        try:
+            Address.parse(prometheus, option="--prometheus", example="http://localhost:9091")
+        except EventCoreError as error:
+            fail(error)
     try:
         source: Source = Running(url) if url is not None else Fresh(config)
         head = source.inspection()

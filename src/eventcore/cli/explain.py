@@ -10,6 +10,7 @@ import typer
 from eventcore.cli.output import AsJson, fail, say, say_about, say_json
 from eventcore.cli.source import Config, Import, Url, say_source, source_of
 from eventcore.errors import EventCoreError
+from eventcore.inspection import UnknownEvent
 
 __all__ = ["explain"]
 
@@ -31,7 +32,8 @@ def explain(
     try:
         answer = source_of(url, config, modules).explanation(event, severity)
     except EventCoreError as error:
-        fail(error if url or modules else f"{error}; types of your own are known with --import MODULE or --url")
+        is_unknown = isinstance(error, UnknownEvent) and not modules
+        fail(f"{error}; types of your own are known with --import MODULE or --url" if is_unknown else error)
     if as_json:
         say_json(answer)
         return
