@@ -158,3 +158,9 @@ def test_the_errors_are_one_tree():
     ):
         assert issubclass(error, ec.EventCoreError)
         assert issubclass(error, builtin)
+
+
+def test_the_emit_path_stays_small(checkout):
+    """The emit path, from events to delivery, is at most 1,200 lines: it can be read in one go."""
+    path = [checkout / "src/eventcore" / f"{name}.py" for name in ("events", "envelope", "dispatch", "delivery")]
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in path) <= 1200
