@@ -340,7 +340,8 @@ class CompiledFastGRNN:
         columns[:, fixed - 1] = 1.0
         # The first step starts from the zero state: nothing to carry over, no product with U.
         squashed = self._squash(self._matrix[:, :fixed].dot(columns[0, :fixed]), hidden)
-        state = np.subtract(self._first, squashed[:hidden])
+        state = squashed[:hidden]
+        np.subtract(self._first, state, state)
         state *= squashed[hidden:]
         for t in range(1, steps):
             column = columns[t]
@@ -469,7 +470,7 @@ def _quant_tanh(values: Array) -> Array:
 
 
 def _tanh_both(rows: Array, hidden: int) -> Array:  # noqa: ARG001 - all squashes are called alike
-    return np.tanh(rows, out=rows)
+    return np.tanh(rows, rows)
 
 
 def _clip_both(rows: Array, hidden: int) -> Array:  # noqa: ARG001 - the same
