@@ -265,6 +265,7 @@ class CompiledFastGRNN:
 
     __slots__ = (
         "_first",
+        "_first_matrix",
         "_half",
         "_head_bias",
         "_head_weight",
@@ -301,6 +302,7 @@ class CompiledFastGRNN:
             for factor, bias in ((gate_scale, "bias_gate"), (1.0, "bias_update"))
         ]
         self._matrix = np.vstack(rows).astype(self.dtype)
+        self._first_matrix = np.ascontiguousarray(self._matrix[:, : len(from_input) + 1])
         self._narrow_input = None if narrow_input is None else narrow_input.astype(self.dtype)
         self._narrow_state = None if narrow_state is None else narrow_state.T.astype(self.dtype)
         self._head_weight = (unit * p["head_weight"]).astype(self.dtype)
@@ -339,7 +341,7 @@ class CompiledFastGRNN:
         columns[:, : fixed - 1] = sequence.transpose(1, 2, 0)
         columns[:, fixed - 1] = 1.0
         # The first step starts from the zero state: nothing to carry over, no product with U.
-        squashed = self._squash(self._matrix[:, :fixed].dot(columns[0, :fixed]), hidden)
+        squashed = self._squash(self._first_matrix.dot(columns[0, :fixed]), hidden)
         state = squashed[:hidden]
         np.subtract(self._first, state, state)
         state *= squashed[hidden:]
