@@ -21,7 +21,7 @@ from tests.benchmarks.paired import Result, result
 
 COUNT, DIMENSION = 100, 384
 ROUNDS, CALLS = 15, 1000
-HEARD_CALLS = 200  # fewer, so that queues hold what the workers have yet to write
+HEARD_ROUNDS, HEARD_CALLS = 7, 100  # fewer: workers write a span per candidate of each
 
 
 def request() -> RoutingRequest:
@@ -128,7 +128,7 @@ def _with_telemetry(measure: str, *, reach: float | None, **options) -> Result:
     on, off = [], []
     with telemetry(**options) as emitter:
         router = Router(emitter=emitter)
-        for round_number in range(ROUNDS + 1):
+        for round_number in range(HEARD_ROUNDS + 1):
             gc.collect()
             mine = _thread_time(lambda: router.route(asked), HEARD_CALLS)
             assert emitter.flush(60.0)
