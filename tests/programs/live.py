@@ -142,7 +142,7 @@ class Served:
     def __init__(self):
         texts = [f"question {number} about {'code' if number % 2 else 'law'}" for number in range(20)]
         embedder = HashingEmbedder(32)
-        recipe = PromptRecipe(2, components=4, hidden_size=4, teachers=0, training=TrainingConfig(epochs=2))
+        recipe = PromptRecipe(2, components=4, hidden_size=4, training=TrainingConfig(epochs=2))
         outcomes = np.array([[number % 2, 1.0] for number in range(20)])
         reader = PromptModel.fit(
             ("small", "large"), texts, embed_chunks(texts, embedder, 2), outcomes, embedder="hashing:32", recipe=recipe
