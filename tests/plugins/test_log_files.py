@@ -189,8 +189,9 @@ def test_processes_that_share_a_rotating_file_lose_nothing():
     running = [subprocess.Popen([sys.executable, "-c", program, str(first)]) for first in range(0, 4000, 1000)]
     assert [process.wait(50) for process in running] == [0, 0, 0, 0]
     assert sorted(number for path in kept() for number in numbers(path)) == list(range(4000))
-    # Whoever wrote while another renamed may exceed the limit by its batch.
-    assert max(path.stat().st_size for path in kept()) < 20_000 + 4 * 10 * 300
+    # Who finds another one renaming does not wait but writes, and that one may be kept from the processor for a while:
+    # files exceed the limit by some batches. Without rotation there would be one of about 700,000 bytes.
+    assert max(path.stat().st_size for path in kept()) < 100_000
 
 
 def test_a_full_disk_fails_exactly_the_lines_that_are_missing_while_rotating(tmp_path):
