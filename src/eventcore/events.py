@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from eventcore.base_class import BaseClass
 from eventcore.errors import DefinitionError, did_you_mean
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ _EVENT_KEYWORDS = frozenset({"name", "category", "severity", "message", "logger"
 _OPERATION_KEYWORDS = _EVENT_KEYWORDS | {"span", "start_message", "failure_message", "failure_severity"}
 
 
-class Event(BaseModel):
+class Event(BaseModel, metaclass=BaseClass):
     """An immutable typed fact.
 
     Class keywords: ``name`` (dotted, lower case; a subclass without it is abstract), ``category``, ``severity``
@@ -159,7 +160,7 @@ class Event(BaseModel):
         return getattr(cls, "__event__", None) is None
 
 
-class Operation(Event):
+class Operation(Event, metaclass=BaseClass):
     """An event that lasts: it starts with typed fields, may be given results, and is emitted once when it ends.
 
     Further class keywords: ``span`` (name of its span; default: the event's name), ``start_message`` (asks for a log
