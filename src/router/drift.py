@@ -1,16 +1,18 @@
 """Whether the router still meets what its model was made for.
 
-Three things are watched, each in windows of fixed size, one after the other:
+Four things are watched, each in windows of fixed size, one after the other:
 
-`features`: the distribution of each feature, against a reference: features that the model was trained on, where they
-are given, else those of the first window.
+`features`: the distribution of each feature, against those that the model was trained on.
 `scores`: the distribution of scores, against the bins of the model's calibration, which hold equal shares of the
-held-out scores; without a calibration, against the first window.
+held-out scores.
+`needs`: the distribution of what prompts need, against the prompts that the prompt model was calibrated on.
 `calibration`: the mean quality that feedback tells, against the mean quality that was expected.
 
-The first two are measured by the distance of Kolmogorov and Smirnov, the largest difference of the two distribution
-functions, from 0 to 1. Between two samples of 200 independent values it passes 0.16 once in a hundred windows, so the
-limit of 0.25 is no noise. Drift ends when a window is below 0.8 of the limit.
+Where a model does not say what it was made for, and wherever the configuration wants it, the first window is what later
+ones are held against. The first three are measured by the distance of Kolmogorov and Smirnov, the largest difference of
+the two distribution functions, from 0 to 1. Between two samples of 200 independent values it passes 0.16 once in a
+hundred windows, so the limit of 0.25 is no noise. Of the training features a model file keeps quantiles, which tell the
+distance to 1/32, see `router.quantiles`. Drift ends when a window is below 0.8 of the limit.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 
 from router.errors import ConfigError, DimensionMismatch, NonFiniteInput
 from router.features import FEATURE_NAMES
+from router.quantiles import distance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
     from router.uncertainty import Calibration
 
     Array = NDArray[np.floating[Any]]
-    Kind = Literal["features", "scores", "calibration"]
+    Kind = Literal["features", "scores", "needs", "calibration"]
+    Distance = Callable[[Array, Array], float]
 
 __all__ = ["DriftConfig", "DriftWatch", "Finding", "kolmogorov_smirnov"]
 
@@ -48,6 +52,8 @@ class DriftConfig:
     rows_per_request: int = 8
     """Candidates of a request that are looked at, evenly spread: those of one request are alike."""
     feedback_window: int = 100
+    against: Literal["training", "first_window"] = "training"
+    """What requests are held against. A feature that is always another than in training hides what others do."""
     distance_limit: float = 0.25
     calibration_limit: float = 0.1
     """Of the mean quality less the mean expected one; it has to be more than three standard errors, too."""
@@ -60,6 +66,8 @@ class DriftConfig:
         for name in ("distance_limit", "calibration_limit"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: use a number between 0 and 1")
+        if self.against not in {"training", "first_window"}:
+            raise ConfigError(f'against is {self.against!r}: use "training" or "first_window"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +95,33 @@ class DriftWatch:
         *,
         calibration: Calibration | None = None,
         reference: ArrayLike | None = None,
+        quantiles: Array | None = None,
+        needs: ArrayLike | None = None,
     ) -> None:
-        """Take the model's calibration and features it was trained on, shape (n, 5), where there are any."""
+        """Take what is known of the time that the model was made in, as far as ``config`` wants it.
+
+        Its ``calibration``; the ``quantiles`` (5, 33) of its training features, or as ``reference`` such features
+        themselves, shape (n, 5), which are used in any case; and ``needs`` of prompts, shape (n,).
+        """
         self.config = config
         self._report = report
         self._lock = threading.Lock()
         self._features: list[Array] = []
         self._scores: list[Array] = []
         self._feedback: list[tuple[float, float]] = []
-        self._reference = None if reference is None else _sorted_columns(reference)
-        self._score_bins = None if calibration is None else np.array(calibration.upper)
+        from_training = config.against == "training"
+        self._reference: Array | None = None
+        self._distance: Distance = kolmogorov_smirnov
+        if reference is not None:
+            self._reference = _sorted_columns(reference)
+        elif quantiles is not None and from_training:
+            self._reference, self._distance = quantiles, distance
+        self._score_bins = np.array(calibration.upper) if calibration is not None and from_training else None
         self._score_sample: Array | None = None
+        self._needs: list[float] = []
+        self._need_sample: Array | None = None
         self._drifting: dict[str, Finding] = {}
+        self.expect_needs(needs)
 
     @property
     def drifting(self) -> dict[str, Finding]:
@@ -118,6 +141,26 @@ class DriftWatch:
         self._judge_features(_sorted_columns(all_features))
         self._judge_scores(np.sort(all_scores))
 
+    def expect_needs(self, needs: ArrayLike | None) -> None:
+        """Hold needs against these, shape (n,), from a new window on; without any against the first window."""
+        known = None if needs is None or self.config.against != "training" else np.sort(np.asarray(needs, np.float64))
+        with self._lock:
+            self._needs, self._need_sample = [], known
+            self._drifting.pop("needs", None)
+
+    def add_need(self, need: float) -> None:
+        """Take in what a prompt needs of the stronger model."""
+        with self._lock:
+            self._needs.append(need)
+            if len(self._needs) < self.config.request_window:
+                return
+            window, self._needs = np.sort(self._needs), []
+            expected = self._need_sample
+            if expected is None:
+                self._need_sample = window
+                return
+        self._found("needs", "needs", kolmogorov_smirnov(expected, window), self.config.distance_limit, len(window))
+
     def add_feedback(self, expected: float, quality: float) -> None:
         """Take in an outcome and what was expected of it, both from 0 to 1."""
         with self._lock:
@@ -126,17 +169,17 @@ class DriftWatch:
                 return
             pairs, self._feedback = np.array(self._feedback), []
         expectations, qualities = pairs.T
-        distance = abs(float((qualities - expectations).mean()))
+        off = abs(float((qualities - expectations).mean()))
         # The most that the mean of independent outcomes with these expectations varies by.
         error = math.sqrt(float((expectations * (1.0 - expectations)).sum())) / len(pairs)
         limit = max(self.config.calibration_limit, 3.0 * error)
-        self._found("calibration", "calibration", distance, limit, len(pairs))
+        self._found("calibration", "calibration", off, limit, len(pairs))
 
     def _judge_features(self, columns: Array) -> None:
         if self._reference is None:
             self._reference = columns
             return
-        distances = [kolmogorov_smirnov(*pair) for pair in zip(self._reference, columns, strict=True)]
+        distances = [self._distance(*pair) for pair in zip(self._reference, columns, strict=True)]
         most = int(np.argmax(distances))
         self._found("features", FEATURE_NAMES[most], distances[most], self.config.distance_limit, columns.shape[1])
 
@@ -145,19 +188,19 @@ class DriftWatch:
             # Of the held-out scores, the share (i + 1) / n is at most upper[i].
             expected = np.arange(1, len(self._score_bins) + 1) / len(self._score_bins)
             found = np.searchsorted(scores, self._score_bins, side="right") / len(scores)
-            distance = float(np.abs(found - expected).max())
+            far = float(np.abs(found - expected).max())
         elif self._score_sample is None:
             self._score_sample = scores
             return
         else:
-            distance = kolmogorov_smirnov(self._score_sample, scores)
-        self._found("scores", "scores", distance, self.config.distance_limit, len(scores))
+            far = kolmogorov_smirnov(self._score_sample, scores)
+        self._found("scores", "scores", far, self.config.distance_limit, len(scores))
 
-    def _found(self, kind: Kind, subject: str, distance: float, limit: float, size: int) -> None:
+    def _found(self, kind: Kind, subject: str, far: float, limit: float, size: int) -> None:
         with self._lock:
             before = kind in self._drifting
-            now = distance > (_ENDS_AT * limit if before else limit)
-            finding = Finding(kind, subject, distance, limit, size, is_drifting=now, has_changed=now != before)
+            now = far > (_ENDS_AT * limit if before else limit)
+            finding = Finding(kind, subject, far, limit, size, is_drifting=now, has_changed=now != before)
             if now:
                 self._drifting[kind] = finding
             else:

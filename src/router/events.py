@@ -40,7 +40,7 @@ __all__ = [
 LOGGER = "tiny_dancer_router"
 Count = Annotated[int, ec.Measure(unit="1")]
 State = Literal["closed", "half_open", "open"]
-DriftKind = Literal["features", "scores", "calibration"]
+DriftKind = Literal["features", "scores", "needs", "calibration"]
 MODEL_BREAKER = "model"
 """The name of the breaker before the router's own model."""
 BACKEND = "backend:"

@@ -11,6 +11,7 @@ import numpy as np
 from router.errors import ConfigError, DimensionMismatch, InferenceError, NoCalibration
 from router.fastgrnn import CompiledFastGRNN, FastGRNN
 from router.features import FEATURE_NAMES, FEATURE_WEIGHTS
+from router.quantiles import QUANTILES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +55,8 @@ class RouterModel:
     """What `extract_features` multiplied the training features by, and has to be given in serving."""
     calibration: Calibration | None = None
     provenance: Provenance | None = None
+    reference: Array | None = None
+    """Quantiles of the features it was trained on, (5, 33), see `router.quantiles`; None in files of old."""
     _compiled: CompiledFastGRNN = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +71,12 @@ class RouterModel:
         if set(shapes) != {(config.input_size,)}:
             raise DimensionMismatch(
                 f"normalisation mean, std and feature weights have shapes {shapes}, expected one number per feature"
+            )
+        known = self.reference
+        if known is not None and not (known.shape == (config.input_size, QUANTILES) and (np.diff(known) >= 0.0).all()):
+            raise DimensionMismatch(
+                f"the reference of its features, of shape {known.shape}, does not hold {QUANTILES} rising quantiles of "
+                f"each of {config.input_size} features: make it with router.quantiles.quantiles_of"
             )
         compiled = CompiledFastGRNN(self.network, self.normalisation.mean, self.normalisation.std)
         object.__setattr__(self, "_compiled", compiled)

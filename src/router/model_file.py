@@ -58,6 +58,8 @@ def save_model(model: RouterModel, path: str | os.PathLike[str]) -> None:
     calibration = model.calibration
     if calibration is not None:
         tensors |= {f"calibration.{name}": getattr(calibration, name) for name in _CALIBRATION_ARRAYS}
+    if model.reference is not None:
+        tensors["reference.quantiles"] = model.reference
     header = {
         "format": FORMAT,
         "network": asdict(model.network.config),
@@ -135,7 +137,7 @@ def _assemble(header: Mapping[str, Any], tensors: dict[str, Array]) -> RouterMod
         raise ValueError(
             f"it was trained on the features {header['feature_names']}, this version computes {FEATURE_NAMES}"
         )
-    parts = parts_of(tensors, "network", "normalisation", "calibration")
+    parts = parts_of(tensors, "network", "normalisation", "calibration", "reference")
     weights = tuple(float(weight) for weight in header["feature_weights"])
     if not np.isfinite(weights).all():
         raise ValueError("feature_weights are not finite")
@@ -146,6 +148,7 @@ def _assemble(header: Mapping[str, Any], tensors: dict[str, Array]) -> RouterMod
         feature_weights=weights,
         calibration=_calibration(header["calibration"], parts["calibration"]),
         provenance=None if provenance is None else Provenance(**provenance),
+        reference=parts["reference"]["quantiles"] if parts["reference"] else None,
     )
 
 

@@ -57,3 +57,10 @@ class Reader(NamedTuple):
             if head is not None:
                 quality[place] = found[head]
         return quality
+
+    def need(self, ids: Sequence[str], quality: Array) -> float | None:
+        """Return what the second of two models it knows would gain over the first; None unless both are candidates."""
+        if len(self.heads) != 2 or not self.heads.keys() <= set(ids):
+            return None
+        weak, strong = (ids.index(head) for head in self.model.heads)
+        return float(quality[strong] - quality[weak])

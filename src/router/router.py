@@ -122,8 +122,8 @@ class Router:
     defaults to the emitter in use at each call. Of each request, ``policy`` chooses one candidate, by price and
     quality: the confidence, or for requests with a prompt what ``prompt_model`` says of the candidates it knows by
     their ids (``embedder`` defaults to the one it was trained with). With a ``history``, `feedback` says how answers
-    were. With ``drift``, inputs are watched; ``reference`` are features it was trained on, shape (n, 5). Raises
-    ModelNotFound or ModelFormatError.
+    were. With ``drift``, inputs are watched, against what the models were made for; ``reference`` are features,
+    shape (n, 5), to be expected instead. Raises ModelNotFound or ModelFormatError.
     """
 
     def __init__(
@@ -257,6 +257,8 @@ class Router:
             self._loop.remember(response, pool.prices, self.policy)
         if self.drift is not None:
             self.drift.add_request(features, confidence)
+            if (need := self._need(request.prompt, pool.ids, quality)) is not None:
+                self.drift.add_need(need)
         if self._shadow is not None:
             query = np.array(request.query_embedding)
             self._shadow.offer(Answered(query, pool, request.metadata, now_s, confidence, lightweight))
@@ -308,6 +310,8 @@ class Router:
                 raise ConfigError("the router has no prompt model to replace: make it with prompt_model=")
             model = load_prompt_model(path)
             self._reader = Reader.of(model, reader.embedder if model.embedder == reader.model.embedder else None)
+            if self.drift is not None:
+                self.drift.expect_needs(self._known_needs())
         return model
 
     def start_shadow(self, model: Model | str | PathLike[str], *, share: float = 1.0) -> Shadow:
@@ -385,6 +389,9 @@ class Router:
         with step(emitter, AssessPrompt, known_models=len(reader.heads)):
             return reader.assess(prompt, ids, confidence)
 
+    def _need(self, prompt: str | None, ids: Sequence[str], quality: Array) -> float | None:
+        return None if self._reader is None or prompt is None else self._reader.need(ids, quality)
+
     def _decide(self, confidence: Array, uncertainty: Array) -> NDArray[np.bool_]:
         config = self.config
         return is_lightweight(
@@ -419,8 +426,19 @@ class Router:
     # -- what follows an answer --------------------------------------------------------------------------------------
 
     def _watch(self, config: DriftConfig, reference: ArrayLike | None, model: Model | None = None) -> DriftWatch:
-        calibration = getattr(model or self.model, "calibration", None)
-        return DriftWatch(config, self._drifted, calibration=calibration, reference=reference)
+        watched = model or self.model
+        return DriftWatch(
+            config,
+            self._drifted,
+            calibration=getattr(watched, "calibration", None),
+            reference=reference,
+            quantiles=getattr(watched, "reference", None),
+            needs=self._known_needs(),
+        )
+
+    def _known_needs(self) -> Array | None:
+        known = None if self.prompt_model is None else self.prompt_model.calibration
+        return None if known is None else known.need
 
     def _drifted(self, finding: Finding) -> None:
         emit, kind, distance = self.emitter.emit, finding.kind, finding.distance

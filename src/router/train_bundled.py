@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from router.features import FEATURE_NAMES, FEATURE_WEIGHTS
 from router.model import Provenance, RouterModel
 from router.model_file import library_version, save_model
 from router.quality import area_under_roc, expected_calibration_error, log_loss
+from router.quantiles import quantiles_of
 from router.replay import Outcomes, ReplayConfig, Samples, question_of, read_outcomes, replay, split_prompts
 from router.training import Examples, Normalisation, TrainingConfig, train
 from router.uncertainty import Calibration, is_lightweight
@@ -91,7 +93,13 @@ def train_router(
     held_out = samples["calibration"]
     scores = RouterModel(network, normalisation).score(held_out.features)
     calibration = Calibration.fit(scores, held_out.successes, groups=held_out.prompt_index)
-    model = RouterModel(network, normalisation, FEATURE_WEIGHTS, calibration)
+    model = RouterModel(
+        network,
+        normalisation,
+        FEATURE_WEIGHTS,
+        calibration,
+        reference=quantiles_of(samples["training"].features),
+    )
     base_rate = float(samples["training"].successes.mean())
     return model, measure(model, calibration, samples["test"], base_rate=base_rate)
 
@@ -167,8 +175,7 @@ def _run(options: Any) -> None:
         numpy_version=np.__version__,
         metrics=metrics,
     )
-    trained = RouterModel(model.network, model.normalisation, model.feature_weights, model.calibration, provenance)
-    save_model(trained, options.out)
+    save_model(replace(model, provenance=provenance), options.out)
     _say(f"on the test prompts, of {options.out} ({options.out.stat().st_size} bytes):")
     for name, value in metrics.items():
         _say(f"  {name:<40}{value:g}")

@@ -152,7 +152,12 @@ class Served:
             RouterConfig(confidence_threshold=0.5, max_uncertainty=1.0, backend=backend),
             prompt_model=reader,
             history=History("history.db", max_rows=1000),
-            drift=DriftConfig(request_window=self.WINDOW, feedback_window=self.WINDOW, calibration_limit=0.05),
+            drift=DriftConfig(
+                request_window=self.WINDOW,
+                feedback_window=self.WINDOW,
+                calibration_limit=0.05,
+                against="first_window",  # so that it comes back
+            ),
         )
         self.shadow_model = Trouble(load_model())
         self.router.start_shadow(self.shadow_model)

@@ -1,15 +1,43 @@
 import gc
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
 import eventcore as ec
-from router import Candidate, DriftConfig, History, Router, RoutingRequest, load_model
+from router import (
+    Candidate,
+    DriftConfig,
+    HashingEmbedder,
+    History,
+    Router,
+    RoutingRequest,
+    load_model,
+    save_model,
+)
 from router.drift import DriftWatch, kolmogorov_smirnov
 from router.errors import ConfigError, DimensionMismatch, NonFiniteInput
-from router.model_file import BUNDLED_MODEL
+from router.model_file import BUNDLED_MODEL, save_prompt_model
+from router.prompt_model import NeedCalibration, PromptModel, PromptRecipe
+from router.prompts import embed_chunks
+from router.training import TrainingConfig
+
+
+@pytest.fixture
+def prompted(tmp_path):
+    """Return a prompt model of two candidates, calibrated on far higher needs than it gives; its embedder, its file."""
+    embedder = HashingEmbedder(32)
+    texts = [f"question {number} about {'code' if number % 2 else 'law'}" for number in range(20)]
+    outcomes = np.array([[number % 2, 1.0] for number in range(20)])
+    recipe = PromptRecipe(2, components=4, hidden_size=4, training=TrainingConfig(epochs=2))
+    chunks = embed_chunks(texts, embedder, 2)
+    fitted = PromptModel.fit(("small", "large"), texts, chunks, outcomes, embedder="hashing:32", recipe=recipe)
+    needs = NeedCalibration(np.linspace(0.9, 1.0, 50, dtype=np.float32), np.zeros(50, np.uint8))
+    model, path = replace(fitted, calibration=needs), tmp_path / "prompts.safetensors"
+    save_prompt_model(model, path)
+    return model, embedder, path
 
 
 def watch(**options):
@@ -105,11 +133,70 @@ def test_few_rows_of_each_request_are_looked_at():
     assert found[0].sample_size == 49 * 5 + 8
 
 
+def test_what_a_model_file_keeps_is_the_reference(tmp_path):
+    """A router whose model says what features it was trained on judges the first window; one of an old file does not.
+
+    The features of the shipped model's training, drawn by its quantiles, are no drift; candidates a month old are.
+    """
+    model = load_model()
+    found = []
+    router = Router(drift=DriftConfig(request_window=40), emitter=ec.Emitter())
+    watched = DriftWatch(router.drift.config, found.append, quantiles=model.reference)
+    random = np.random.default_rng(7)
+    for _ in range(40):
+        places = random.integers(0, 33, size=(8, 5))
+        watched.add_request(model.reference[np.arange(5), places], random.uniform(size=8))
+    assert [(f.kind, f.is_drifting) for f in found] == [("features", False)]
+    query = np.ones(4, np.float32)
+    for number in range(40):
+        router.route(RoutingRequest(query, [Candidate("a", query, created_at=0.0, access_count=number)]))
+    assert router.drift.drifting["features"].distance > 0.5
+    old = tmp_path / "old.safetensors"
+    save_model(replace(model, reference=None), old)
+    router.reload(old)
+    assert load_model(old).reference is None
+    for _ in range(40):
+        router.route(RoutingRequest(query, [Candidate("a", query)]))
+    assert "features" not in router.drift.drifting
+
+
+def test_needs_are_held_against_those_of_the_calibration(prompted):
+    """Prompts that need other than those held out are drift; a reload of the prompt model begins anew."""
+    model, embedder, path = prompted
+    found = []
+    config = DriftConfig(request_window=20)
+    router = Router(prompt_model=model, embedder=embedder, drift=config, emitter=ec.Emitter())
+    router.drift._report = found.append
+    query = np.ones(4, np.float32)
+    pair = [Candidate(name, query, price=price) for name, price in (("small", 1.0), ("large", 9.0))]
+    for number in range(20):
+        router.route(RoutingRequest(query, pair, prompt=f"question {number} about code"))
+    assert [f.kind for f in found if f.kind == "needs"] == ["needs"]
+    assert router.drift.drifting["needs"].sample_size == 20
+    router.route(RoutingRequest(query, pair[:1], prompt="a question that only one of the two can get"))
+    router.route(RoutingRequest(query, pair))
+    router.reload_prompt_model(path)
+    assert "needs" not in router.drift.drifting
+
+
+def test_needs_like_those_of_the_calibration_do_not_drift():
+    """Over forty windows drawn from the held-out needs; without any the first window is the reference."""
+    random = np.random.default_rng(8)
+    held_out = random.normal(size=500)
+    for options in ({"needs": held_out}, {}):
+        watched, found = watch(**options)
+        for need in random.choice(held_out, size=40 * 50):
+            watched.add_need(need)
+        assert len(found) == (40 if options else 39)
+        assert not any(f.is_drifting for f in found)
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
         (lambda: DriftConfig(request_window=0), ConfigError, "request_window is 0"),
         (lambda: DriftConfig(distance_limit=1.0), ConfigError, r"distance_limit is 1\.0"),
+        (lambda: DriftConfig(against="yesterday"), ConfigError, 'use "training" or "first_window"'),
         (lambda: watch(reference=[[0.0, 1.0]]), DimensionMismatch, r"expected \(n, 5\)"),
         (lambda: watch(reference=[[0.0, 1.0, 2.0, 3.0, np.nan]]), NonFiniteInput, "leave those rows out"),
     ],
@@ -131,7 +218,7 @@ def test_a_router_emits_drift_and_its_health_shows_it(tmp_path):
     history = History(":memory:")
     gc.collect()  # routers of other tests emit to whatever is in use, while they live
     with ec.configure(service="test", handlers=handlers, replace=True) as emitter:
-        config = DriftConfig(request_window=5, feedback_window=40)
+        config = DriftConfig(request_window=5, feedback_window=40, against="first_window")
         router = Router(drift=config, history=history, emitter=emitter)
         rates = [0.5] * 5 + [0.9] * 5 + [0.5] * 5
         for number, rate in enumerate(rates):
@@ -160,7 +247,7 @@ def test_a_router_emits_drift_and_its_health_shows_it(tmp_path):
 
 def test_a_reload_begins_anew_with_the_new_model(tmp_path):
     """What drifted from the old model says nothing about the new one."""
-    router = Router(drift=DriftConfig(request_window=1), emitter=ec.Emitter())
+    router = Router(drift=DriftConfig(request_window=1, against="first_window"), emitter=ec.Emitter())
     query = np.ones(4, np.float32)
     for rate in (0.1, 0.9):
         router.route(RoutingRequest(query, [Candidate("a", query, success_rate=rate)]))

@@ -35,7 +35,8 @@ def _model(seed=0, *, rank=None, dtype=np.float32, calibrated=True):
         scores = random.uniform(0.3, 0.95, 500)
         calibration = Calibration.fit(scores, (random.uniform(size=500) < scores).astype(float), max_bins=5)
     provenance = Provenance("table.csv", "00" * 32, seed, "1.2.3", np.__version__, {"auc": 0.66})
-    return RouterModel(network, normalisation, FEATURE_WEIGHTS, calibration, provenance)
+    reference = np.sort(random.uniform(size=(5, 33)), axis=1).astype(np.float32) if calibrated else None
+    return RouterModel(network, normalisation, FEATURE_WEIGHTS, calibration, provenance, reference)
 
 
 def _features(count=20, seed=0):
@@ -71,10 +72,12 @@ def test_a_model_comes_back_as_it_was_saved(tmp_path, model):
     assert loaded.provenance == model.provenance
     if model.calibration is None:
         assert loaded.calibration is None
+        assert loaded.reference is None
     else:
         scores = np.linspace(0.0, 1.0, 101)
         np.testing.assert_array_equal(loaded.uncertainty(scores), model.uncertainty(scores))
         assert repr(loaded.calibration) == repr(model.calibration)
+        np.testing.assert_array_equal(loaded.reference, model.reference)
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path):
@@ -189,6 +192,11 @@ def _set(tensors, name, value):
         ("header is incomplete", lambda header, _: header["network"].update(layers=2)),
         ("hidden_size is 0", lambda header, _: header["network"].update(hidden_size=0)),
         ("trained on the features", lambda header, _: header.update(feature_names=["length"])),
+        ("33 rising quantiles", lambda _, tensors: _set(tensors, "reference.quantiles", np.zeros((5, 9)))),
+        (
+            "33 rising quantiles",
+            lambda _, tensors: _set(tensors, "reference.quantiles", np.full((5, 33), range(33, 0, -1), float)),
+        ),
         ("feature weights|one number per feature", lambda header, _: header.update(feature_weights=[1.0])),
     ],
 )

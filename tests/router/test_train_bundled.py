@@ -51,6 +51,7 @@ def test_a_model_is_trained_from_a_table(data):
     assert 0.0 < metrics["lightweight_share"] < 1.0
     assert metrics["lightweight_success_rate"] > 0.8
     assert model.calibration is not None
+    assert model.reference.shape == (5, 33)
     assert sum(line.startswith("epoch") for line in said) >= 1
 
 
