@@ -1,4 +1,5 @@
 import asyncio
+import re
 import threading
 import time
 from collections import Counter
@@ -6,6 +7,7 @@ from collections import Counter
 import pytest
 
 import eventcore as ec
+from eventcore.journal_config import JournalConfig
 from tests.support.handlers import Clock, Collect, CollectBatches, CollectStarts, eventually
 from tests.support.shop import Charge, Paid, Refused, Traced, emit_all, inline
 
@@ -126,6 +128,56 @@ def test_a_handler_that_cannot_say_what_it_wants_harms_nobody(emitter, delivery)
     other = inline(emitter)
     emit_all(emitter)
     assert {"shop.paid", "shop.refused", "deep.inside", "shop.charge"} <= set(other.names)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("vip", ("vip",)),
+        (["a", "b"], ("a", "b")),
+        ((t for t in "ab"), ("a", "b")),
+        ("", ()),
+        (None, ()),
+        ([], ()),
+        ({"a": 1}, ("a",)),
+    ],
+)
+def test_tags_are_taken_as_they_are_meant(emitter, given, taken):
+    """Tags are a tuple that the caller no longer changes; a text alone is one tag, wherever it is given."""
+    handler = inline(emitter)
+    emitter.emit(Paid(), tags=given)
+    if isinstance(given, list):
+        given.append("later")
+    assert handler.got[0].tags == taken
+
+
+def test_a_tag_is_one_tag_on_every_way(tmp_path):
+    """A text alone is one tag for a bound emitter, an operation's event, ``emit_durable`` and ``emit_event``, too."""
+    emitter = ec.Emitter(journal=JournalConfig(path=tmp_path / "journal.db"))
+    handler = inline(emitter)
+    emitter.add_handler(Collect(delivery="durable"), name="durable")
+    emitter.bind(user=1).emit(Paid(), tags="vip")
+    with emitter.operation(Charge) as operation:
+        operation.event(Paid(), tags="vip")
+    asyncio.run(emitter.emit_durable(Paid(), tags="vip"))
+    ec.set_emitter(emitter)
+    ec.emit_event("passing", tags="vip")
+    ec.emit_error_event("passing", tags="vip")
+    tagged = [envelope.tags for envelope in handler.got if envelope.name != "shop.charge"]
+    emitter.shutdown()
+    assert tagged == [("vip",)] * 5
+
+
+@pytest.mark.parametrize("wrong", [7, [1], ("a", None), [b"a"]])
+def test_what_is_no_tag_is_refused_at_the_emit(emitter, wrong):
+    """Tags that are no texts are a TypeError at the emit that shows them, whether or not anybody listens."""
+    for _ in range(2):
+        with pytest.raises(
+            TypeError, match=r"tags takes texts, such as tags=\('slow', 'eu'\).*" + re.escape(repr(wrong))
+        ):
+            emitter.emit(Paid(), tags=wrong)
+        handler = inline(emitter)
+    assert handler.got == []
 
 
 def test_tags_and_severity_are_given_at_the_emit(emitter):

@@ -155,7 +155,7 @@ def test_envelopes_without_arrays_are_one_item(emitter, handler):
 
 def test_arrays_of_different_lengths_are_an_error(emitter, handler):
     """Arrays that are expanded together must have equal lengths; the error names event, fields and lengths."""
-    emitter.emit(Scored(names=["a"], scores=[0.1, 0.2]))
+    emitter.emit(Scored.model_construct(names=["a"], scores=[0.1, 0.2]))  # not validated, so nobody else has found it
     with pytest.raises(ValueError, match=r"shop\.scored: .*'names': 1.*'scores': 2"):
         list(handler.got[0].items())
 

@@ -404,7 +404,7 @@ def test_results_default_to_unset():
 
 class Scored(ec.Event, name="scored", category="model", each=("scores", "names")):
     scores: Annotated[ec.Array[float], ec.Measure(unit="1")]
-    names: ec.Array[str] = ()
+    names: ec.Array[str] = ec.unset
     batch: int = 0
 
 
@@ -468,6 +468,30 @@ def test_arrays_can_be_dumped():
     """Events with arrays dump to plain JSON, numpy or not."""
     event = Scored(scores=np.array([0.5, 1.5]), names=["a", "b"])
     assert event.model_dump(mode="json") == {"scores": [0.5, 1.5], "names": ["a", "b"], "batch": 0}
+
+
+class ScoredTwice(Scored, name="scored.twice"):
+    again: ec.Array[float] = ec.unset
+
+
+class Abstract(ec.Event, each=("scores",)):
+    scores: ec.Array[float]
+
+
+@pytest.mark.parametrize("kind", [Scored, ScoredTwice])
+def test_aligned_arrays_of_unequal_length_are_refused_where_the_event_is_built(kind):
+    """Arrays named by ``each`` must have equal lengths: the error is the building's, with type and lengths."""
+    for scores in ([0.1, 0.2], np.array([0.1, 0.2]), ()):
+        with pytest.raises(ValidationError, match=rf"(?s){kind.__name__}.*differ in length: .*'names': 1") as caught:
+            kind(scores=scores, names=["a"])
+        assert caught.value.error_count() == 1
+    assert len(kind(scores=[0.1], names=["a"]).scores) == 1
+
+
+def test_an_aligned_array_that_is_unset_fits_any():
+    """What is unset has no length; a type without a name of its own is not asked."""
+    assert Scored(scores=[0.1, 0.2]).names is ec.unset
+    assert Abstract(scores=[0.1]).scores == (0.1,)
 
 
 @pytest.mark.parametrize("each", [("missing",), ("batch",)])

@@ -121,16 +121,16 @@ def _text_of(error: BaseException) -> str:
 def _emit_in(trace_id: str | None, event: Event, severity: Severity | str, tags: Sequence[str]) -> None:
     emitter = get_emitter()
     if trace_id is None:
-        emitter.emit(event, severity=severity, tags=tuple(tags))
+        emitter.emit(event, severity=severity, tags=tags)
         return
     number = parse_id(trace_id, 32)
     here = SCOPE.get()
     if here.trace_id == number:
-        emitter.emit(event, severity=severity, tags=tuple(tags))
+        emitter.emit(event, severity=severity, tags=tags)
         return
     token = SCOPE.set(here.replace(trace_id=number, span_id=0, operation=None))
     try:
-        emitter.emit(event, severity=severity, tags=tuple(tags))
+        emitter.emit(event, severity=severity, tags=tags)
     finally:
         SCOPE.reset(token)
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
-__all__ = ["ArrayOf", "array_of"]
+from eventcore.fields import unset
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from eventcore.events import Event
+
+__all__ = ["ArrayOf", "NotAligned", "array_of", "check_aligned", "validator_of_aligned"]
+
+E = TypeVar("E", bound="Event")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +48,31 @@ def array_of(item: Any) -> Any:
     return Annotated[
         Any, PlainValidator(_freeze), PlainSerializer(_thaw), WithJsonSchema({"type": "array"}), ArrayOf(item)
     ]
+
+
+class NotAligned(ValueError):
+    """Arrays of a batch differ in length; ``names`` are those unlike the first, which was given when it began."""
+
+    def __init__(self, names: set[str], lengths: Mapping[str, int]) -> None:
+        super().__init__(f"aligned array fields differ in length: {dict(lengths)}")
+        self.names = names
+
+
+def check_aligned(event: E) -> E:
+    """Return an event whose ``each`` arrays have equal lengths, as far as they are set; else raise NotAligned."""
+    arrays = ((key, event.__dict__.get(key, unset)) for key in event.__event__.each)
+    lengths = {key: len(array) for key, array in arrays if array is not unset and array is not None}
+    first = next(iter(lengths.values()), 0)
+    wrong = {key for key, length in lengths.items() if length != first}
+    if wrong:
+        raise NotAligned(wrong, lengths)
+    return event
+
+
+def validator_of_aligned() -> Any:
+    """Return the validator that an event class with ``each`` gets; operations are checked when they are built."""
+    return model_validator(mode="after")(_aligned)
+
+
+def _aligned(event: E) -> E:
+    return event if event.is_abstract() else check_aligned(event)

@@ -26,6 +26,7 @@ from eventcore.ledger import Cells, Ledger, LedgerSnapshot
 from eventcore.misuse import Misuses
 from eventcore.operation import LiveOperation, OperationTypes
 from eventcore.resource import Resource
+from eventcore.tags import NO_TAGS, as_tags
 from eventcore.timing import NOT_TIMED, EmitTimes
 from eventcore.vocabulary import HandlerChanged, InvalidResult
 
@@ -138,11 +139,14 @@ class Emitter:
     def emit(self, event: Event, *, severity: Severity | str | None = None, tags: Sequence[str] = ()) -> None:
         """Hand an event to every handler that wants it.
 
-        ``severity`` overrides the type's own. Raises TypeError for what is no event; never because of a handler, except
-        NotDurable where the event's type is audit-class (``durable=True``): then it waits for the commit.
+        ``severity`` overrides the type's own; ``tags`` are texts (a single one may stand alone). Raises TypeError for
+        what is no event and for tags that are no texts; never because of a handler, except NotDurable where the event's
+        type is audit-class (``durable=True``): then it waits for the commit.
         """
         if severity.__class__ is str:
             severity = Severity.parse(severity)
+        if tags is not NO_TAGS:
+            tags = as_tags(tags)
         try:
             route = self._own[event.__class__] if severity is None else self._routes[event.__class__, severity]
         except KeyError:
@@ -191,7 +195,9 @@ class Emitter:
         route = self._routes[event.__class__, severity if severity is None else Severity.parse(severity)]
         if self._enabled:
             ids = self.ids
-            envelope = Envelope(event, route.severity, tags, self.time_ns(), ids.next_sequence(), ids, SCOPE.get())
+            envelope = Envelope(
+                event, route.severity, as_tags(tags), self.time_ns(), ids.next_sequence(), ids, SCOPE.get()
+            )
             await self.durability.emit(lambda r, e: self._deliver(r, e, self._per_thread.cells), route, envelope)
 
     def _deliver(self, route: Route, envelope: Envelope, cells: Cells) -> None:  # noqa: C901 - the heart of dispatch, read in one piece

@@ -125,9 +125,13 @@ class Event(BaseModel, metaclass=BaseClass):
         __event_keywords__ = types.MappingProxyType({})
         __allowed_keywords__ = _EVENT_KEYWORDS
 
-        def __init_subclass__(cls, **_keywords: Any) -> None:
+        def __init_subclass__(cls, **keywords: Any) -> None:
             """Let class keywords pass: pydantic hands them on to ``__pydantic_init_subclass__``."""
             super().__init_subclass__()
+            if keywords.get("each") and cls.__allowed_keywords__ is _EVENT_KEYWORDS:
+                from eventcore.arrays import validator_of_aligned
+
+                cls._each_is_aligned = validator_of_aligned()  # before pydantic looks for validators
 
     @classmethod
     def __pydantic_init_subclass__(cls, **keywords: Any) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from pydantic import ValidationError
 
+from eventcore.arrays import NotAligned, check_aligned
 from eventcore.context import SCOPE, Scope, parse_id
 from eventcore.decoration import decorated
 from eventcore.errors import OperationMisuse, did_you_mean
@@ -249,7 +250,7 @@ class LiveOperation(Scope, Generic[O]):
             # What calling the class comes down to, without BaseModel.__init__, which costs half as much again.
             event = cast("O", self.event_type.__pydantic_validator__.validate_python(self.fields))
             if self.event_type.__event__.each:
-                _check_aligned(event)
+                check_aligned(event)
         except Exception as error:
             # An exception on its way out must not be replaced, and the bus that abandons is nobody to raise at.
             if self._emitter.strict and self.error is None and self.outcome != "abandoned":
@@ -263,7 +264,7 @@ class LiveOperation(Scope, Generic[O]):
             problems = error.errors(include_url=False, include_input=False)
             wrong = {str(problem["loc"][0]) for problem in problems if problem["loc"]}
             reason = "; ".join(f"{p['loc'][0] if p['loc'] else '?'}: {p['msg']}" for p in problems)
-        elif isinstance(error, _NotAligned):
+        elif isinstance(error, NotAligned):
             wrong, reason = error.names, str(error)
         else:  # a validator of the type's own broke: nothing given can be trusted
             wrong, reason = set(self.fields), f"a validator raised {type(error).__name__}"
@@ -340,20 +341,3 @@ class LiveOperation(Scope, Generic[O]):
         hidden = self.spec.sensitive
         shown = {key: "…" if key in hidden else value for key, value in self.fields.items()}
         return f"<operation {self.spec.name} {state} {shown!r}>"
-
-
-class _NotAligned(ValueError):
-    """Arrays of a batch differ in length; ``names`` are those unlike the first, which was given when it began."""
-
-    def __init__(self, names: set[str], lengths: Mapping[str, int]) -> None:
-        super().__init__(f"aligned array fields differ in length: {dict(lengths)}")
-        self.names = names
-
-
-def _check_aligned(event: Event) -> None:
-    arrays = ((key, event.__dict__.get(key, unset)) for key in event.__event__.each)
-    lengths = {key: len(array) for key, array in arrays if array is not unset and array is not None}
-    first = next(iter(lengths.values()), 0)
-    wrong = {key for key, length in lengths.items() if length != first}
-    if wrong:
-        raise _NotAligned(wrong, lengths)
