@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import eventcore as ec
+from eventcore.context import SCOPE
 from eventcore_log.handler import LogHandler
 from tests.support.log_lines import FILE, Bare, Keep, Note, Work, configure, emitting, logged, read, shown
 
@@ -159,7 +160,8 @@ def test_an_envelope_that_makes_no_line_costs_no_other(capsys):
     """Where one envelope of a batch cannot be shown, it alone fails."""
     with configure(format="json", output=FILE, linger_s=0.2) as emitter:
         emitter.emit(Note(text="one"))
-        emitter.emit(Note(text="two"), tags=5)
+        # Tags that no emit would take.
+        emitter.replay(ec.Envelope(Note(text="two"), ec.Severity.INFO, 5, 1, 1, emitter.ids, SCOPE.get()))
         emitter.emit(Note(text="three"))
         assert emitter.flush()
         row = emitter.ledger().handler("log")
