@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from router.cli_output import check_writable, errors, progress, say, stderr, stdout
 from router.conformal import control_risk, learn_then_test
 from router.embedding import open_embedder
 from router.errors import NoCalibration, RouterError
@@ -24,50 +22,16 @@ from router.prompt_model import NeedCalibration, PromptModel, PromptRecipe, need
 from router.prompts import embed_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from router.conformal import Guarantee
     from router.pairs import Pairs
     from router.report import Evaluation
 
-__all__ = ["calibrate", "evaluate_pairs", "route", "train"]
-
-_out = Console()
-_err = Console(stderr=True)
+__all__ = ["calibrate", "calibrated_on", "evaluate_pairs", "route", "train"]
 
 Tables = Annotated[list[Path], typer.Argument(help="Tables: CSV with domain, prompt, weak_correct, strong_correct.")]
 ModelFile = Annotated[Path, typer.Option("--model", help="A prompt model's file; default: the bundled one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead.")]
 Alpha = Annotated[float, typer.Option(help="The rate of harm that is promised not to be passed.")]
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """End with exit code 1 and one line for what went wrong."""
-    try:
-        yield
-    except RouterError as error:
-        _err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-
-
-@contextmanager
-def _progress(total: int | None = None) -> Iterator[Callable[[str], None]]:
-    """Show what is being done; every message is a step."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=_err, transient=True) as progress:
-        task = progress.add_task("", total=total)
-
-        def tell(message: str) -> None:
-            progress.update(task, description=message, advance=1)
-
-        yield tell
 
 
 def train(
@@ -80,11 +44,12 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the split and the weights.", min=0)] = 0,
 ) -> None:
     """Train a prompt model on recorded pairs, and calibrate it on prompts that were held out."""
-    with _errors():
+    with errors():
+        check_writable(out)
         pairs = read_pairs(data)
         training, calibration = _parts(pairs, held_out, seed)
         recipe = PromptRecipe.for_prompts(len(training))
-        with _progress(recipe.training.epochs + 1) as tell:
+        with progress(recipe.training.epochs + 1) as tell:
             tell(f"embedding {len(pairs)} prompts with {embedder}")
             chunks = embed_chunks(pairs.prompts, open_embedder(embedder), recipe.chunk_count)
             known, held = pairs.take(training), pairs.take(calibration)
@@ -108,7 +73,7 @@ def train(
             metrics={"prompts": float(len(known)), "calibration_prompts": float(len(held))},
         )
         save_prompt_model(replace(model, provenance=provenance), out)
-    _out.print(f"{out}: {model!r}, {out.stat().st_size} bytes", markup=False, highlight=False, soft_wrap=True)
+    say(f"{out}: {model!r}, {out.stat().st_size} bytes")
 
 
 def calibrate(
@@ -119,12 +84,10 @@ def calibrate(
     out: Annotated[Path | None, typer.Option(help="Where the model with this calibration goes.")] = None,
 ) -> None:
     """Calibrate a model on prompts it was not trained on, and say what may be promised with it."""
-    with _errors():
-        loaded, pairs = load_prompt_model(model), read_pairs(data)
-        with _progress(1) as tell:
-            tell(f"embedding {len(pairs)} prompts with {loaded.embedder}")
-            chunks = embed_chunks(pairs.prompts, open_embedder(loaded.embedder), loaded.chunk_count)
-        calibrated = _calibrated(loaded, pairs, chunks)
+    with errors():
+        if out is not None:
+            check_writable(out)
+        calibrated = calibrated_on(load_prompt_model(model), read_pairs(data))
         _show_guarantee(_guarantee(calibrated, alpha, delta))
         if out is not None:
             save_prompt_model(calibrated, out)
@@ -137,7 +100,7 @@ def route(
     as_json: AsJson = False,  # noqa: FBT002 - typer makes an option of it
 ) -> None:
     """Route one request and explain it: what was seen of it, the score, the promise, the decision."""
-    with _errors():
+    with errors():
         loaded = load_prompt_model(model)
         text = typer.get_text_stream("stdin").read() if prompt == "-" else prompt
         guarantee = _guarantee(loaded, alpha, None)
@@ -154,14 +117,14 @@ def route(
         "decision": decision,
     }
     if as_json:
-        _out.print_json(json.dumps(found))
+        stdout.print_json(json.dumps(found))
         return
     table = Table.grid(padding=(0, 2))
     for name, value in found.items():
         table.add_row(name.replace("_", " "), str(value))
-    _out.print(table)
+    stdout.print(table)
     below = "below" if decision == "weak" else "not below"
-    _out.print(
+    stdout.print(
         f"Sent to the {decision} model: its need for the strong one is {below} the threshold at which at most "
         f"{alpha:.1%} of requests are harmed."
     )
@@ -180,32 +143,32 @@ def evaluate_pairs(  # noqa: PLR0917 - typer calls it by name
     """Measure prompt models against the baselines on any table of recorded pairs."""
     from router.report import evaluate
 
-    with _errors():
+    with errors():
         pairs = read_pairs(data)
         loaded = None if model is None else load_prompt_model(model)
         names = embedder or _installed()
         if loaded is not None and loaded.embedder not in names:
             names = [*names, loaded.embedder]
-        with _progress() as tell:
+        with progress() as tell:
             evaluation = evaluate(
                 pairs, {name: open_embedder(name) for name in names}, model=loaded, splits=splits, tell=tell
             )
         if as_json:
-            _out.print_json(json.dumps(_as_dict(evaluation)))
+            stdout.print_json(json.dumps(_as_dict(evaluation)))
         else:
             _show(evaluation)
         if plots is not None:
             from router.plots import draw
 
             for path in draw(evaluation, plots):
-                _err.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+                stderr.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _installed() -> list[str]:
     try:
         open_embedder("minilm")
     except RouterError:
-        _err.print(
+        stderr.print(
             "the extra 'encoder' is not installed: only the built-in hashing embedder is evaluated", style="yellow"
         )
         return ["hashing"]
@@ -221,6 +184,14 @@ def _parts(pairs: Pairs, held_out: float, seed: int) -> tuple[Any, Any]:
     return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
 
+def calibrated_on(model: PromptModel, pairs: Pairs) -> PromptModel:
+    """Return ``model`` with the needs of ``pairs`` as its calibration; RouterError when they cannot be embedded."""
+    with progress(1) as tell:
+        tell(f"embedding {len(pairs)} prompts with {model.embedder}")
+        chunks = embed_chunks(pairs.prompts, open_embedder(model.embedder), model.chunk_count)
+    return _calibrated(model, pairs, chunks)
+
+
 def _calibrated(model: PromptModel, pairs: Pairs, chunks: Any) -> PromptModel:
     need = need_of(model.quality(pairs.prompts, chunks)).astype(np.float32)
     return replace(model, calibration=NeedCalibration(need, pairs.harm.astype(np.uint8)))
@@ -234,7 +205,7 @@ def _guarantee(model: PromptModel, alpha: float, delta: float | None) -> Guarant
         return control_risk(known.need, known.harm, alpha)
     # The places of the thresholds come from one fifth of the prompts, which the test then does not use.
     part = len(known.need) // 5
-    thresholds = np.quantile(known.need[:part], np.linspace(0.02, 1.0, 50))
+    thresholds = np.quantile(known.need[:part], np.linspace(0.02, 1.0, 50), method="lower")
     return learn_then_test(known.need[part:], known.harm[part:], alpha, delta=delta, thresholds=thresholds)
 
 
@@ -246,7 +217,7 @@ def _show_guarantee(guarantee: Guarantee) -> None:
             f"among the requests sent to the weak model at most {guarantee.alpha:.1%} are harmed, with probability "
             f"{1 - guarantee.delta:.0%}"
         )
-    _out.print(
+    stdout.print(
         f"threshold {guarantee.threshold:.4f}: {guarantee.share:.1%} of {guarantee.calibration_size} requests go to "
         f"the weak model\npromise: {promise} (seen in calibration: {guarantee.observed_risk:.2%})",
         highlight=False,
@@ -294,14 +265,14 @@ def _show(evaluation: Evaluation) -> None:
                 f"{scores.cpt80.mean():.0%}",
                 style="bold" if name == evaluation.ours else "",
             )
-        _out.print(table)
-        _out.print(_bars(comparison.curves[evaluation.ours], comparison.curves["random"]))
+        stdout.print(table)
+        stdout.print(_bars(comparison.curves[evaluation.ours], comparison.curves["random"]))
     table = Table(title=f"Risk control, {evaluation.ours}: sent to the weak model, it wrong and the strong one right")
     for heading in ("promised at most", "mean of 200 splits", "sent to weak"):
         table.add_column(heading, justify="right")
     for promise in evaluation.promises:
         table.add_row(f"{promise.alpha:.3f}", f"{promise.mean_risk:.4f}", f"{promise.weak_share:.0%}")
-    _out.print(table)
+    stdout.print(table)
     table = Table(title=f"Reliability, {evaluation.ours}: claimed and observed share of right answers, in tenths")
     table.add_column("")
     for number in range(10):
@@ -309,7 +280,7 @@ def _show(evaluation: Evaluation) -> None:
     for head, found in evaluation.reliability.items():
         table.add_row(f"{head} claimed", *(f"{value:.2f}" for value in found.claimed))
         table.add_row(f"{head} observed", *(f"{value:.2f}" for value in found.observed))
-    _out.print(table)
+    stdout.print(table)
 
 
 def _bars(ours: tuple[Any, ...], coin: tuple[Any, ...]) -> Table:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.floating[Any]]
 
-__all__ = ["Provenance", "RouterModel"]
+__all__ = ["Provenance", "RoundedFrom", "RouterModel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,17 @@ class Provenance:
     numpy_version: str
     metrics: Mapping[str, float]
     """Measured on test data the model has not seen in any form."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedFrom:
+    """The file of the model in float32 that one in eight bits was made from."""
+
+    name: str
+    """Without the folder."""
+    sha256: str
+    """Of the file's bytes."""
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import zlib
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from router.compact_calibration import from_bits, to_bits
 from router.fastgrnn import FastGRNN, FastGRNNConfig
 from router.features import FEATURE_NAMES
-from router.model import Provenance, RouterModel
-from router.model_store import format_of, library_version, parts_of, read_model, write_model
+from router.model import Provenance, RoundedFrom, RouterModel
+from router.model_store import library_version, parts_of, read_model, write_model
 from router.prompt_model import NeedCalibration, PromptModel
 from router.prompts import SURFACE_NAMES
+from router.quantised_prompt import from_tensors, to_tensors
 from router.training import Normalisation
 from router.uncertainty import Calibration
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -30,6 +33,7 @@ __all__ = [
     "BUNDLED_PROMPT_MODEL",
     "FORMAT",
     "PROMPT_FORMAT",
+    "PROMPT_INT8_FORMAT",
     "library_version",
     "load_any_model",
     "load_model",
@@ -40,11 +44,13 @@ __all__ = [
 
 FORMAT = "eventcore-router-fastgrnn-v1"
 PROMPT_FORMAT = "eventcore-router-prompt-v1"
+PROMPT_INT8_FORMAT = "eventcore-router-prompt-int8-v1"
 MODELS = Path(__file__).parent / "models"
 BUNDLED_MODEL = MODELS / "tiny_dancer.safetensors"
 BUNDLED_PROMPT_MODEL = MODELS / "prompt_hashing.safetensors"
 """Needs no encoder; ``prompt_minilm.safetensors`` beside it is better and needs the extra ``encoder``."""
 
+_SURFACE_CRC32 = zlib.crc32(" ".join(SURFACE_NAMES).encode())
 _CALIBRATION_ARRAYS = ("upper", "mean_score", "success_rate", "effective_size", "uncertainty")
 _REMEDY = "use the bundled model or train one: python -m router.train_bundled --data DIR --out FILE"
 _PROMPT_REMEDY = "use a bundled one or train one: router train DATA… --out FILE"
@@ -77,38 +83,51 @@ def load_model(path: str | os.PathLike[str] = BUNDLED_MODEL) -> RouterModel:
     Raises ModelNotFound when there is no such file, ModelFormatError when it is not a sound model, ModelError when it
     cannot be read.
     """
-    return read_model(path, FORMAT, _assemble, remedy=_REMEDY)
+    return read_model(path, {FORMAT: _assemble}, remedy=_REMEDY)
 
 
 def save_prompt_model(model: PromptModel, path: str | os.PathLike[str]) -> None:
-    """Write a prompt model; ModelError when it cannot be written, NonFiniteInput for NaN or infinity in it."""
-    tensors: dict[str, Array] = {f"network.{name}": array for name, array in model.network.parameters.items()}
-    tensors |= {"projection.matrix": model.projection, "projection.offset": model.offset}
-    tensors |= {"surface.mean": model.surface_mean, "surface.std": model.surface_std}
-    if model.calibration is not None:
-        tensors |= {"calibration.need": model.calibration.need, "calibration.harm": model.calibration.harm}
+    """Write a prompt model, one that was rounded to eight bits in eight bits, bit for bit as it is.
+
+    Of the calibration of such a one, needs are rounded down, see `router.compact_calibration`. Raises ModelError when
+    it cannot be written, NonFiniteInput for NaN or infinity in it.
+    """
+    calibration = model.calibration
     header = {
         "format": PROMPT_FORMAT,
         "network": asdict(model.network.config),
         "heads": model.heads,
         "embedder": model.embedder,
         "chunk_count": model.chunk_count,
-        "surface_names": SURFACE_NAMES,
         "provenance": model.provenance and asdict(model.provenance),
     }
+    if model.rounded_from is None:
+        header |= {"surface_names": SURFACE_NAMES}
+        tensors: dict[str, Array] = {f"network.{name}": array for name, array in model.network.parameters.items()}
+        tensors |= {"projection.matrix": model.projection, "projection.offset": model.offset}
+        tensors |= {"surface.mean": model.surface_mean, "surface.std": model.surface_std}
+        if calibration is not None:
+            tensors |= {"calibration.need": calibration.need, "calibration.harm": calibration.harm}
+    else:
+        header |= {"format": PROMPT_INT8_FORMAT, "rounded_from": asdict(model.rounded_from)}
+        header |= {"surface_crc32": _SURFACE_CRC32}  # the names would be one percent of the file
+        tensors = to_tensors(model)
+        if calibration is not None:
+            header |= {"calibration_prompts": len(calibration.need)}
+            tensors |= {"calibration": to_bits(calibration)}
     write_model(path, header, tensors)
 
 
 def load_prompt_model(path: str | os.PathLike[str] = BUNDLED_PROMPT_MODEL) -> PromptModel:
     """Return the prompt model in the file at ``path``, every part of it checked; errors as of `load_model`."""
-    return read_model(path, PROMPT_FORMAT, _assemble_prompt_model, remedy=_PROMPT_REMEDY)
+    return read_model(path, _PROMPT_FORMATS, remedy=_PROMPT_REMEDY)
 
 
 def load_any_model(path: str | os.PathLike[str]) -> RouterModel | PromptModel:
     """Return the model in the file at ``path``, whichever kind it is; errors as of `load_model`."""
-    if format_of(path) == PROMPT_FORMAT:
-        return load_prompt_model(path)
-    return load_model(path)
+    formats: dict[str, Callable[[Mapping[str, Any], dict[str, Array]], RouterModel | PromptModel]]
+    formats = {FORMAT: _assemble, **_PROMPT_FORMATS}
+    return read_model(path, formats, remedy=_PROMPT_REMEDY)
 
 
 def _assemble_prompt_model(header: Mapping[str, Any], tensors: dict[str, Array]) -> PromptModel:
@@ -130,6 +149,29 @@ def _assemble_prompt_model(header: Mapping[str, Any], tensors: dict[str, Array])
         calibration=NeedCalibration(**calibration) if calibration else None,
         provenance=None if provenance is None else Provenance(**provenance),
     )
+
+
+def _assemble_rounded(header: Mapping[str, Any], tensors: dict[str, Array]) -> PromptModel:
+    if header["surface_crc32"] != _SURFACE_CRC32:
+        raise ValueError(f"it was trained on other surface features than this version computes, {SURFACE_NAMES}")
+    bits = tensors.pop("calibration", None)
+    model = from_tensors(
+        tensors,
+        heads=tuple(map(str, header["heads"])),
+        embedder=str(header["embedder"]),
+        chunk_count=int(header["chunk_count"]),
+        network=FastGRNNConfig(**header["network"]),
+    )
+    provenance = header["provenance"]
+    return replace(
+        model,
+        calibration=None if bits is None else from_bits(bits, int(header["calibration_prompts"])),
+        provenance=None if provenance is None else Provenance(**provenance),
+        rounded_from=RoundedFrom(**header["rounded_from"]),
+    )
+
+
+_PROMPT_FORMATS = {PROMPT_FORMAT: _assemble_prompt_model, PROMPT_INT8_FORMAT: _assemble_rounded}
 
 
 def _assemble(header: Mapping[str, Any], tensors: dict[str, Array]) -> RouterModel:

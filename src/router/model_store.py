@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     M = TypeVar("M")
 
-__all__ = ["format_of", "library_version", "parts_of", "read_model", "write_model"]
+__all__ = ["library_version", "parts_of", "read_model", "write_model"]
 
 ENTRY = "eventcore.router"
 _MAX_BYTES = 256 * 1024 * 1024
@@ -51,7 +51,8 @@ def write_model(path: str | os.PathLike[str], header: Mapping[str, Any], tensors
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     _check_finite(arrays)
-    text = _canonical({**header, "sha256": _digest(header, arrays)})
+    signed = {**header, "sha256": _digest(header, arrays)}
+    text = json.dumps(signed, sort_keys=True, allow_nan=False, separators=(",", ":"))
     target = Path(path)
     try:
         _write_whole(target, safetensors.save(arrays, {ENTRY: text}))
@@ -63,12 +64,11 @@ def write_model(path: str | os.PathLike[str], header: Mapping[str, Any], tensors
 
 def read_model(
     path: str | os.PathLike[str],
-    expected: str,
-    assemble: Callable[[Mapping[str, Any], dict[str, Array]], M],
+    formats: Mapping[str, Callable[[Mapping[str, Any], dict[str, Array]], M]],
     *,
     remedy: str,
 ) -> M:
-    """Return what ``assemble(header, arrays)`` makes of the file at ``path``, whose format has to be ``expected``.
+    """Return what ``formats[its format](header, arrays)`` makes of the file at ``path``.
 
     Raises ModelNotFound when there is no such file, ModelFormatError with ``remedy`` when it is not a sound model,
     ModelError when it cannot be read.
@@ -86,8 +86,9 @@ def read_model(
     header = _header_of(data)
     if header is None:
         raise refused(f"it is a safetensors file of something else: it lacks the entry {ENTRY!r}")
-    if header["format"] != expected:
-        raise refused(f"its format is {header['format']!r}, expected {expected!r}")
+    assemble = formats.get(str(header["format"]))
+    if assemble is None:
+        raise refused(f"its format is {header['format']!r}, expected {' or '.join(map(repr, formats))}")
     if header.pop("sha256", None) != _digest(header, tensors):
         raise refused("it has been altered since it was written")
     try:
@@ -121,18 +122,6 @@ def _header_of(data: bytes) -> dict[str, Any] | None:
     except (KeyError, TypeError, ValueError):
         return None
     return header if "format" in header else None
-
-
-def format_of(path: str | os.PathLike[str]) -> str | None:
-    """Return the format that the file at ``path`` says it has; None where there is none to be read."""
-    try:
-        with Path(path).open("rb") as file:
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            header = _header_of(start + file.read(min(length, _MAX_BYTES)))
-    except (OSError, ValueError, AttributeError):
-        return None
-    return None if header is None else str(header["format"])
 
 
 def parts_of(tensors: Mapping[str, Array], *names: str) -> dict[str, dict[str, Array]]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from router.embedding import Embedder
-    from router.model import Provenance
+    from router.model import Provenance, RoundedFrom
     from router.training import Epoch
 
     Array = NDArray[np.floating[Any]]
@@ -104,6 +104,8 @@ class PromptModel:
     network: FastGRNN
     calibration: NeedCalibration | None = None
     provenance: Provenance | None = None
+    rounded_from: RoundedFrom | None = None
+    """What a model in eight bits was made from, see `router.quantised_prompt`; None for one of full precision."""
     _compiled: CompiledFastGRNN = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -70,8 +70,8 @@ class QuantisedMatrix:
     def of(cls, matrix: Array, *, per: Per = "column") -> Self:
         """Return ``matrix`` rounded to 8 bits, the largest magnitude of the whole or of each column becoming 127.
 
-        A column of zeros keeps scale 1. Raises DimensionMismatch for anything but a matrix, NonFiniteInput for NaN or
-        infinity in it.
+        What is `restored` and rounded again is the same. A column of zeros keeps scale 1. Raises DimensionMismatch for
+        anything but a matrix, NonFiniteInput for NaN or infinity in it.
         """
         if matrix.ndim != 2:
             raise DimensionMismatch(f"an array of shape {matrix.shape} is no matrix: only matrices are quantised")
@@ -81,8 +81,13 @@ class QuantisedMatrix:
         largest = np.abs(wide).max(axis=0, initial=0.0)
         if per == "tensor":
             largest = largest.max(keepdims=True, initial=0.0)
-        # Rounded to float32 before they are used: what is stored is what was rounded by.
-        scales = np.maximum(largest / LARGEST, np.finfo(np.float32).tiny).astype(np.float32)
+        # Rounded to float32 before they are used: what is stored is what was rounded by. Of the numbers near a 127th,
+        # the smallest of which 127 make the largest: so the scale of a restored matrix is found again.
+        wanted = largest.astype(np.float32)
+        near = wanted / np.float32(LARGEST)
+        tried = np.stack([np.nextafter(near, np.float32(0.0)), near, np.nextafter(near, np.float32(np.inf))])
+        enough = (tried * np.float32(LARGEST) >= wanted).argmax(axis=0)
+        scales = np.maximum(np.take_along_axis(tried, enough[None], axis=0)[0], np.finfo(np.float32).tiny)
         scales[largest == 0.0] = 1.0
         values = np.clip(np.rint(wide / scales.astype(np.float64)), -LARGEST, LARGEST)
         return cls(values.astype(np.int8), scales)

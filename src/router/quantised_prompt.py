@@ -7,7 +7,8 @@ scales, biases and the surface's means and deviations, one percent of the number
 array: the name and shape of each would take more room in a file than its numbers.
 
 What `from_tensors` gives is a `PromptModel` like any other, in float32: it serves as fast, and only its file is small.
-A calibration is that of one model's needs, so a rounded model is calibrated anew; none is carried over.
+Rounded again it is the same to the last bit, so it may be loaded, calibrated and saved. A calibration is that of one
+model's needs, so a rounded model is calibrated anew; none is carried over.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from router.errors import DimensionMismatch
+from router.errors import ConfigError, DimensionMismatch
 from router.fastgrnn import FastGRNN, FastGRNNConfig
 from router.prompt_model import PromptModel
 from router.prompts import SURFACE_NAMES
@@ -28,13 +29,32 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from router.model import RoundedFrom
     from router.quantised import Per
 
     Array = NDArray[np.floating[Any]]
 
-__all__ = ["folded", "from_tensors", "to_tensors"]
+__all__ = ["folded", "from_tensors", "rounded", "to_tensors"]
 
 SURFACE = len(SURFACE_NAMES)
+
+
+def rounded(model: PromptModel, source: RoundedFrom) -> PromptModel:
+    """Return ``model``, whose file is ``source``, in eight bits, without calibration; ConfigError if it is in them."""
+    if model.rounded_from is not None:
+        raise ConfigError(f"{source.name} is in eight bits already, made from {model.rounded_from.name}")
+    small = from_tensors(
+        to_tensors(model),
+        heads=model.heads,
+        embedder=model.embedder,
+        chunk_count=model.chunk_count,
+        network=model.network.config,
+    )
+    origin = model.provenance
+    if origin is not None:  # what was said of the calibration goes with it
+        metrics = {name: value for name, value in origin.metrics.items() if name != "calibration_prompts"}
+        origin = replace(origin, metrics=metrics)
+    return replace(small, provenance=origin, rounded_from=source)
 
 
 def folded(model: PromptModel) -> PromptModel:

@@ -1,0 +1,67 @@
+"""What the commands of ``router`` share: where they write, how they fail, how they show that they are at work."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from router.errors import ConfigError, RouterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+__all__ = ["check_writable", "errors", "progress", "say", "stderr", "stdout"]
+
+stdout = Console()
+stderr = Console(stderr=True)
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """End with exit code 2 and one line for what went wrong."""
+    try:
+        yield
+    except RouterError as error:
+        stderr.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+@contextmanager
+def progress(total: int | None = None) -> Iterator[Callable[[str], None]]:
+    """Show what is being done; every message is a step."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=stderr, transient=True) as shown:
+        task = shown.add_task("", total=total)
+
+        def tell(message: str) -> None:
+            shown.update(task, description=message, advance=1)
+
+        yield tell
+
+
+def say(line: str) -> None:
+    """Print a line as it is, however long."""
+    stdout.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise ConfigError unless a file can be written at ``path``: better now than after an hour of training."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a directory")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"the model cannot be written to {path}: {error.strerror}; choose a writable path") from None
