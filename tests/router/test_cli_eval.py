@@ -73,7 +73,7 @@ def test_what_can_be_promised_is_said_in_words(table, model):
     sure = runner.invoke(app, ["calibrate", str(table), "--model", str(model), "--alpha", "0.3", "--delta", "0.1"])
     assert "with probability 90%" in sure.output
     few = runner.invoke(app, ["route", "x", "--model", str(model), "--alpha", "0.001"])
-    assert few.exit_code == 1
+    assert few.exit_code == 2
     assert "48 calibration requests are too few" in few.output
     assert "999" in few.output
 
@@ -109,10 +109,10 @@ def test_an_evaluation_shows_everything_beside_each_other(table, model, tmp_path
     ],
 )
 def test_mistakes_are_one_clear_error(table, tmp_path, monkeypatch, arguments, reason):
-    """An absent table or model, a place that cannot be written, an unknown embedder: exit code 1 and one line."""
+    """An absent table or model, a place that cannot be written, an unknown embedder: exit code 2 and one line."""
     monkeypatch.chdir(tmp_path)
     done = runner.invoke(app, [argument.replace("{table}", str(table)) for argument in arguments])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert reason in " ".join(done.output.split())
 
 
@@ -122,7 +122,7 @@ def test_a_model_without_calibration_promises_nothing(model, tmp_path):
 
     save_prompt_model(replace(load_prompt_model(model), calibration=None), tmp_path / "m")
     done = runner.invoke(app, ["route", "x", "--model", str(tmp_path / "m")])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "router calibrate" in done.output
 
 
@@ -135,7 +135,7 @@ def test_inspect_knows_both_kinds(model, tmp_path):
     assert "Calibration(" in runner.invoke(app, ["inspect"]).output
     (tmp_path / "junk").write_bytes(b"\xff" * 40)
     refused = runner.invoke(app, ["inspect", str(tmp_path / "junk")])
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "is refused" in refused.output
 
 

@@ -1,16 +1,14 @@
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from router.errors import ConfigError, DimensionMismatch
 from router.fastgrnn import FastGRNN, FastGRNNConfig
-from router.model import Provenance
-from router.model_file import save_prompt_model
-from router.model_store import write_model
-from router.prompt_model import PromptModel
+from router.model import Provenance, RoundedFrom
+from router.prompt_model import NeedCalibration, PromptModel
 from router.prompts import SURFACE_NAMES
-from router.quantised_prompt import folded, from_tensors, to_tensors
+from router.quantised_prompt import folded, from_tensors, rounded, to_tensors
 
 PROMPTS = ["What is 12 times 7?", "Name the capital of France.", "Write a sort in Python:\n\ndef sort(xs):"]
 
@@ -74,16 +72,28 @@ def test_in_eight_bits_a_model_says_nearly_the_same(shape, per):
     assert 0.0 < difference.max() < 0.02
 
 
-def test_a_file_is_a_quarter_of_the_size(tmp_path):
-    """With the default shape the eight-bit file has at most a quarter of the float file's bytes, headers included."""
-    origin = Provenance("gsm8k.csv.gz, mmlu.csv.gz", "0" * 64, 0, "0.1.0", "2.4.6", {"prompts": 4749.0})
-    model = replace(_model(384, 32, hidden_size=32), provenance=origin)
-    save_prompt_model(model, tmp_path / "float")
-    header = {"format": "test", "network": asdict(model.network.config), "heads": model.heads}
-    header |= {"embedder": model.embedder, "chunk_count": model.chunk_count, "surface_names": SURFACE_NAMES}
-    header |= {"provenance": asdict(origin)}
-    write_model(tmp_path / "int8", header, to_tensors(model))
-    assert (tmp_path / "int8").stat().st_size <= (tmp_path / "float").stat().st_size / 4
+@every_shape
+def test_what_is_in_eight_bits_is_in_eight_bits_again(shape):
+    """Rounding a rounded model gives the same arrays to the last bit, so that its file may be loaded and saved."""
+    tensors = to_tensors(_model(**shape))
+    again = to_tensors(_again(_model(**shape), tensors))
+    assert set(again) == set(tensors)
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(again[name], array)
+        assert again[name].dtype == array.dtype
+
+
+def test_what_is_said_of_a_calibration_goes_with_it():
+    """A rounded model names its source and its training data, and neither has a calibration nor counts its prompts."""
+    origin = Provenance("a.csv", "0" * 64, 0, "0.1.0", "2.4.6", {"prompts": 9.0, "calibration_prompts": 3.0})
+    calibration = NeedCalibration(np.zeros(3, np.float32), np.zeros(3, np.uint8))
+    source = RoundedFrom("float.safetensors", "1" * 64, 99)
+    small = rounded(replace(_model(), provenance=origin, calibration=calibration), source)
+    assert small.calibration is None
+    assert small.provenance == replace(origin, metrics={"prompts": 9.0})
+    assert small.rounded_from == source
+    with pytest.raises(ConfigError, match=r"int8 is in eight bits already, made from float\.safetensors"):
+        rounded(small, RoundedFrom("int8", "2" * 64, 9))
 
 
 def test_arrays_that_are_no_prompt_model_are_refused():
