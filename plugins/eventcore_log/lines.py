@@ -53,16 +53,16 @@ class Lines:
         whose type has a message for its start only has no line for a successful end.
         """
         is_searched = envelope.is_redacted  # first: a worker of another handler may be at it, and sets this last
-        event = envelope.event
-        shape = self._shapes.get(event.__class__)
+        payload, event_type = envelope.fields, envelope.event_type
+        shape = self._shapes.get(event_type)
         if shape is None:
-            shape = self._shapes[event.__class__] = Shape(event.__class__)
+            shape = self._shapes[event_type] = Shape(event_type)
         span = envelope.span
         outcome = None if span is None else START if envelope.is_start else span.outcome
         if shape.is_start_only and outcome == "success":
             return []
         if not shape.each or outcome not in (None, "success"):
-            return [self._line(shape, envelope, outcome, event.__dict__, is_searched)]
+            return [self._line(shape, envelope, outcome, payload, is_searched)]
         try:
             rows = list(envelope.items())
         except (TypeError, ValueError):  # the arrays are not aligned: better one odd line than none

@@ -206,9 +206,8 @@ class MetricHandler(Handler):
         starts, ends = self._folds.starts, self._folds.ends
         failed: dict[int, Exception] = {}
         for index, envelope in enumerate(envelopes):
-            event = envelope.event
-            fold = (starts if envelope.phase == "start" else ends).get(event.__class__)
-            if fold is not None and (error := fold(envelope, event.__dict__)) is not None:
+            fold = (starts if envelope.phase == "start" else ends).get(envelope.event_type)
+            if fold is not None and (error := fold(envelope, envelope.fields)) is not None:
                 failed[index] = error
         if failed:
             raise PartialFailure(failed, next(iter(failed.values())))
@@ -377,7 +376,7 @@ class MetricHandler(Handler):
                 folds = folds_of(instrument, envelope.event_type, family)
                 for fold in (folds.start, folds.end):
                     if fold is not None:
-                        fold(envelope, envelope.event.__dict__)
+                        fold(envelope, envelope.fields)
                 readings.append(family.read())
         return samples_text(readings)
 

@@ -23,7 +23,7 @@ from eventcore_span.exporters import Exporter
 from eventcore_span.span import FLAGS, FLAGS_OF_REMOTE, INTERNAL, SERVER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import eventcore as ec
     from eventcore_span.builder import SpanBuilder
@@ -129,7 +129,7 @@ class _Prepared:
         """Return the span of a successful operation; None where it takes more to write it."""
         if self._fields is None:
             return None
-        scope, values = envelope.scope, envelope.event.__dict__
+        scope, values = envelope.scope, envelope.fields
         is_remote = operation.parent_is_remote
         parts = [
             _head(
@@ -165,7 +165,7 @@ class _Prepared:
             parts.append(rest)
         return b"".join(parts)
 
-    def _rest(self, others: list[str], values: dict[str, Any], envelope: ec.Envelope) -> bytes | None:
+    def _rest(self, others: list[str], values: Mapping[str, Any], envelope: ec.Envelope) -> bytes | None:
         """Return the fields that are no scalars, and what is around; None where names clash or a limit is met."""
         found = Attributes(self._limits, self._limits.attributes)
         for name in others:

@@ -41,9 +41,11 @@ class Envelope:
     __slots__ = (
         "_cache",
         "_event",
+        "_fields",
         "_id",
         "_ids",
         "_sequence",
+        "event_type",
         "is_redacted",
         "phase",
         "redacted",
@@ -70,6 +72,8 @@ class Envelope:
         phase: str = "end",
     ) -> None:
         self._event = event
+        self.event_type: type[Event] = span.event_type if event is None else event.__class__  # type: ignore[union-attr]  # one of the two
+        self._fields: Mapping[str, Any] | None = None
         self.severity = severity
         self.tags = tags
         self.time_ns = time_ns
@@ -88,8 +92,27 @@ class Envelope:
         event = self._event
         if event is None:
             assert self.span is not None  # noqa: S101 - only operations come without their event; for the type checker
-            event = self._event = self.span.build()
+            built = self.span.build()
+            if self._event is None:  # another worker may have built it meanwhile, and redacted it
+                self._event = built
+            event = self._event
         return event
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """All payload fields by name, validated, those that were not set as ``ec.unset``: for handlers that only read.
+
+        Unlike ``event`` it makes none of an operation whose values are all of their declared types.
+        """
+        fields = self._fields
+        if fields is None:
+            read = self.span.values() if self._event is None and self.span is not None else None
+            if read is None:
+                read = self.event.__dict__
+            if self._fields is None:  # as in event
+                self._fields = read
+            fields = self._fields
+        return fields
 
     # -- facts -------------------------------------------------------------------------------------------------------
 
@@ -97,14 +120,6 @@ class Envelope:
     def spec(self) -> EventSpec:
         """The facts of the event's class."""
         return self.event_type.__event__
-
-    @property
-    def event_type(self) -> type[Event]:
-        """The event's class."""
-        if self._event is None:
-            assert self.span is not None  # noqa: S101 - as in event
-            return self.span.event_type
-        return self._event.__class__
 
     @property
     def name(self) -> str:
@@ -177,7 +192,7 @@ class Envelope:
     @property
     def payload(self) -> Mapping[str, Any]:
         """The payload fields that are set, by name; values as they were emitted (arrays stay arrays)."""
-        return self._once("payload", lambda: {k: v for k, v in self.event.__dict__.items() if v is not unset})
+        return self._once("payload", lambda: {k: v for k, v in self.fields.items() if v is not unset})
 
     @property
     def message(self) -> str | None:
@@ -186,7 +201,7 @@ class Envelope:
 
     def get(self, name: str) -> Any:
         """Return the payload field or envelope fact called ``name`` (``ec.unset`` where it has no value)."""
-        value = self.event.__dict__.get(name, _NOT_A_FIELD)
+        value = self.fields.get(name, _NOT_A_FIELD)
         if value is not _NOT_A_FIELD:
             return value
         fact = _FACTS.get(name)
@@ -226,7 +241,7 @@ class Envelope:
         before = getattr(self, "redacted", ())  # another worker may be at it at the same time
         self.redacted: tuple[str, ...] = (*before, *(name for name in names if name not in before))
         if event is not None:
-            self._event = event
+            self._event, self._fields = event, event.__dict__
         self._cache = None
 
     def hide_sensitive(self) -> None:

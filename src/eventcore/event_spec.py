@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 import string
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from eventcore.errors import DefinitionError, did_you_mean
 from eventcore.events import ENVELOPE_FACTS, Category, Operation, Severity
+from eventcore.exact import ExactFields, exact_fields
 from eventcore.field_spec import FieldSpec
 from eventcore.fields import Sensitive
 
@@ -35,6 +36,7 @@ class EventSpec:
     ``is_plain``: all fields hold immutable scalars, so an operation may be validated after its end, in a worker.
     ``names``: those of the fields, for a quick look.
     ``texts``: the fields that may hold free text, in which secrets are looked for.
+    ``exact``: reads the values of an operation that need no validation.
     """
 
     name: str
@@ -54,6 +56,7 @@ class EventSpec:
     durable: bool = False
     is_plain: bool = False
     texts: tuple[str, ...] = ()
+    exact: ExactFields | None = field(default=None, compare=False, repr=False)
 
     def severity_of(self, outcome: str) -> Severity:
         """Return the default severity of an operation that ended with ``outcome``."""
@@ -109,6 +112,7 @@ def spec_of(cls: type[Event], given: Mapping[str, Any]) -> EventSpec:
             sensitive=frozenset(key for key, spec in fields.items() if spec.role is Sensitive),
             is_plain=all(spec.is_plain for spec in fields.values()),
             texts=tuple(key for key, spec in fields.items() if spec.may_hold_text and spec.role is not Sensitive),
+            exact=exact_fields(cls) if issubclass(cls, Operation) else None,
         )
     except ValueError as error:
         raise DefinitionError(f"{owner}: {error}") from None

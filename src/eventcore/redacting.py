@@ -16,25 +16,25 @@ __all__ = ["redact"]
 
 def redact(envelope: Envelope) -> None:
     """Replace the secrets of an envelope in place; the event and the scope, which others have too, by copies."""
-    event = envelope.event
-    spec, is_surrounded = event.__event__, _is_surrounded(envelope)
+    fields = envelope.fields
+    spec, is_surrounded = envelope.spec, _is_surrounded(envelope)
     if not (spec.sensitive or spec.texts or is_surrounded):
         envelope.redacted = ()
         envelope.is_redacted = True
         return
     changes: dict[str, Any] = {}
     for key in spec.sensitive:
-        value = event.__dict__.get(key)
+        value = fields.get(key)
         if value is not None and value is not unset:
             changes[key] = REDACTED
     for key in spec.texts:
-        value = event.__dict__.get(key)
+        value = fields.get(key)
         scrubbed = scrub(value)
         if scrubbed is not value:
             changes[key] = scrubbed
     around = _redact_around(envelope) if is_surrounded else []
     if changes:
-        envelope.changed((*changes, *around), event.model_copy(update=changes))
+        envelope.changed((*changes, *around), envelope.event.model_copy(update=changes))
         _forget_fields(envelope)
     elif around:
         envelope.changed(around)
@@ -89,5 +89,5 @@ def _redact_span(span: LiveOperation[Any]) -> list[str]:
 def _forget_fields(envelope: Envelope) -> None:
     """Leave of an ended operation's fields what its event has: one that was not valid may have been secret."""
     if envelope.span is not None and not envelope.is_start:
-        held = envelope.event.__dict__
+        held = envelope.fields
         envelope.span.fields = {key: held.get(key, unset) for key in envelope.span.fields}
