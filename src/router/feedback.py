@@ -1,20 +1,19 @@
 """From an answer to what became of it: which requests wait for feedback, and what a piece of feedback means.
 
-Requests wait in memory, the newest of them; outcomes go to the history. That is where a second outcome of a request is
-refused, so that of several callers, threads or processes exactly one is heard.
+Both are kept in the history. That is where a second outcome of a request is refused, so that of several callers,
+threads or processes exactly one is heard.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 import uuid
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from router.choice import Guaranteed
-from router.errors import ConfigError, InvalidRequest, NonFiniteInput, UnknownRequest
+from router.errors import InvalidRequest, NonFiniteInput, UnknownRequest
 from router.history import duplicate
+from router.waiting import Open
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,21 +27,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.floating[Any]]
 
-__all__ = ["FeedbackLoop", "Open", "OpenRequests", "Outcome", "checked_quality"]
-
-
-class Open(NamedTuple):
-    """A request that may get feedback."""
-
-    ids: Sequence[str]
-    expected: Sequence[float]
-    """The quality that was expected of each candidate."""
-    chosen: int
-    """The place of the one that was chosen."""
-    need: float | None
-    """Of the dear one of two candidates, where the policy is a guarantee."""
-    cheap: int | None
-    """The place of the cheap one, likewise."""
+__all__ = ["FeedbackLoop", "Outcome", "checked_quality"]
 
 
 class Outcome(NamedTuple):
@@ -56,50 +41,12 @@ class Outcome(NamedTuple):
     """Whether the cheap one of two candidates answered, where the policy is a guarantee."""
 
 
-class OpenRequests:
-    """The requests that feedback may still come for: the last ``limit``; safe to share between threads."""
-
-    def __init__(self, limit: int = 10_000) -> None:
-        """Begin empty."""
-        if limit < 1:
-            raise ConfigError(f"the limit of open requests is {limit!r}: at least one has to fit")
-        self.limit = limit
-        self.forgotten = 0
-        """Requests that made room for newer ones, or whose id was used again, before any feedback came."""
-        self._requests: OrderedDict[str, Open] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def add(self, request_id: str, request: Open) -> None:
-        """Remember a request; one of the same id, or the oldest, makes room."""
-        with self._lock:
-            if self._requests.pop(request_id, None) is not None:
-                self.forgotten += 1
-            self._requests[request_id] = request
-            if len(self._requests) > self.limit:
-                self._requests.popitem(last=False)
-                self.forgotten += 1
-
-    def get(self, request_id: str) -> Open | None:
-        """Return a request without taking it out."""
-        return self._requests.get(request_id)
-
-    def take(self, request_id: str) -> Open | None:
-        """Take a request out: only one of several callers gets it."""
-        with self._lock:
-            return self._requests.pop(request_id, None)
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._requests)
-
-
 class FeedbackLoop:
     """Remembers answers and takes feedback on them; safe to share between threads."""
 
-    def __init__(self, history: History, max_open: int) -> None:
-        """Take the history, and how many requests may wait."""
+    def __init__(self, history: History) -> None:
+        """Take the history."""
         self.history = history
-        self.open = OpenRequests(max_open)
 
     def remember(self, response: RoutingResponse, prices: Array, policy: Policy | None) -> None:
         """Let a request wait for feedback; a response without an id gets one."""
@@ -110,28 +57,29 @@ class FeedbackLoop:
         need = cheap = None
         if isinstance(policy, Guaranteed) and len(prices) == 2:
             need, cheap = float(policy.needs(quality[None], prices)[0]), int(prices.argmin())
-        self.open.add(response.request_id, Open(response.ids, quality.tolist(), chosen, need, cheap))
+        self.history.await_feedback(response.request_id, Open(response.ids, quality, chosen, need, cheap))
 
     def accept(self, request_id: str, quality: float, candidate_id: str | None) -> Outcome:
         """Put an outcome into the history and return what it means; the errors are those of `Router.feedback`."""
         quality = checked_quality(quality)
-        found = self.open.get(request_id)
+        found = self.history.waiting(request_id)
         if found is None:
             if self.history.has(request_id):
                 raise duplicate(request_id)
             raise UnknownRequest(
-                f"no request {request_id!r} waits for feedback: give the response's request_id while it is among the "
-                f"last {self.open.limit} requests of this router"
+                f"no request {request_id!r} waits for feedback: give the response's request_id within "
+                f"{self.history.max_waiting_s:g} s, while it is among the last {self.history.max_waiting} requests of "
+                f"{self.history.path}"
             )
         place = found.chosen if candidate_id is None else _place_of(candidate_id, found.ids, request_id)
-        outcome = Outcome(found.ids[place], quality, found.expected[place], found.need, was_cheap=place == found.cheap)
-        self.history.add(request_id, outcome.candidate_id, quality, outcome.expected)
-        self.open.take(request_id)
+        expected = float(found.expected[place])
+        outcome = Outcome(found.ids[place], quality, expected, found.need, was_cheap=place == found.cheap)
+        self.history.add(request_id, outcome.candidate_id, quality, expected)
         return outcome
 
     def __repr__(self) -> str:
-        """Show how many requests wait."""
-        return f"FeedbackLoop({len(self.open)} of {self.open.limit} requests wait, {self.history!r})"
+        """Show where it is kept."""
+        return f"FeedbackLoop({self.history!r})"
 
 
 def checked_quality(quality: float) -> float:

@@ -1,4 +1,4 @@
-"""Whether a router can do its work: one real inference, open backends, drift."""
+"""Whether a router can do its work: one real inference, open backends, drift, a history that takes what it should."""
 
 from __future__ import annotations
 
@@ -58,19 +58,20 @@ def routers_checks(emitter: ec.Emitter) -> list[ec.HealthCheck]:
 
 
 def _health_of(routers: list[Router]) -> ec.HealthResult:
-    """Return what is well and what is not: degraded while a backend is open or anything drifts."""
+    """Return what is well and what is not: degraded while a backend is open, anything drifts or is not written."""
     open_backends = sorted({name for router in routers for name in router.backends.open})
     drifting = sorted({kind for router in routers if router.drift is not None for kind in router.drift.drifting})
-    waiting = [router.waiting for router in routers]
+    troubles = [f"backends are open: {', '.join(open_backends)}"] if open_backends else []
+    troubles += [f"drift of {', '.join(drifting)}"] if drifting else []
+    histories = {router.history for router in routers if router.history is not None}
+    troubles += sorted(str(history.trouble) for history in histories if history.trouble is not None)
     details = {
         "routers": len(routers),
         "open_backends": open_backends,
         "drifting": drifting,
-        "waiting_for_feedback": sum(count for count, _ in waiting),
-        "forgotten_without_feedback": sum(forgotten for _, forgotten in waiting),
+        "waiting_for_feedback": sum(history.waiting_count for history in histories),
+        "forgotten_without_feedback": sum(history.forgotten for history in histories),
     }
-    if not (open_backends or drifting):
+    if not troubles:
         return ec.HealthResult(ec.HealthStatus.HEALTHY, "backends and inputs are well", details)
-    troubles = [f"backends are open: {', '.join(open_backends)}"] if open_backends else []
-    troubles += [f"drift of {', '.join(drifting)}"] if drifting else []
     return ec.HealthResult(ec.HealthStatus.DEGRADED, "; ".join(troubles), details)

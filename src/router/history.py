@@ -3,10 +3,15 @@
 An outcome is the quality of one answer of one candidate, with what the router had expected. Only the newest rows count,
 and none older than an age: a candidate is known by what it did lately. The file is in WAL mode, so that readers and a
 writer do not wait for each other; the last few outcomes before a power cut may be lost, the file is not.
+
+Beside them are the requests that wait for feedback, so that it may be given to any process that has the file open. They
+are bounded, too, and written a moment after they were routed, see `router.waiting`.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import sqlite3
 import threading
@@ -15,10 +20,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from router.errors import ConfigError, DuplicateFeedback, HistoryError
+from router.waiting import Open, Pending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from router.features import Candidate
 
@@ -27,7 +35,7 @@ __all__ = ["History", "Known", "duplicate"]
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x65637274  # "ecrt": tells our files from other SQLite databases
 _SCHEMA = f"""
-CREATE TABLE outcome (
+CREATE TABLE IF NOT EXISTS outcome (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     request_id TEXT NOT NULL UNIQUE,
     candidate_id TEXT NOT NULL,
@@ -35,12 +43,22 @@ CREATE TABLE outcome (
     expected REAL NOT NULL,
     at_s REAL NOT NULL
 );
-CREATE INDEX outcome_candidate ON outcome (candidate_id, quality);
-CREATE INDEX outcome_at ON outcome (at_s);
+CREATE INDEX IF NOT EXISTS outcome_candidate ON outcome (candidate_id, quality);
+CREATE INDEX IF NOT EXISTS outcome_at ON outcome (at_s);
+CREATE TABLE IF NOT EXISTS waiting (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    request_id TEXT NOT NULL UNIQUE,
+    candidate_ids TEXT NOT NULL,
+    expected BLOB NOT NULL,
+    chosen INTEGER NOT NULL,
+    need REAL,
+    cheap INTEGER,
+    at_s REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS waiting_at ON waiting (at_s);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_BUSY_S = 5.0
 
 
 class Known(NamedTuple):
@@ -59,8 +77,10 @@ class Known(NamedTuple):
 class History:
     """Outcomes of candidates in the SQLite file at ``path``; safe to share between threads, and over forks.
 
-    Remembers at most ``max_rows`` outcomes, none older than ``max_age_s`` seconds. Raises HistoryError when the file
-    cannot be opened or is of something else, ConfigError for bounds that are not positive.
+    Remembers at most ``max_rows`` outcomes, none older than ``max_age_s`` seconds; and, of the last ``max_waiting``
+    requests, those that feedback may still come for, none longer than ``max_waiting_s``, each in about 100 bytes and
+    for every candidate 8 and its id. Another writer is waited for during ``busy_s`` seconds. Raises HistoryError when
+    the file cannot be opened or is of something else, ConfigError for bounds that are not positive.
     """
 
     def __init__(
@@ -69,46 +89,115 @@ class History:
         *,
         max_rows: int = 100_000,
         max_age_s: float = 30 * 86_400.0,
+        max_waiting: int = 20_000,
+        max_waiting_s: float = 7 * 86_400.0,
+        busy_s: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Open the file, or make it."""
-        if max_rows < 1 or not max_age_s > 0.0:
-            raise ConfigError(f"max_rows is {max_rows!r} and max_age_s {max_age_s!r}: both have to be positive")
+        if max_rows < 1 or max_waiting < 1 or not max_age_s > 0.0 or not max_waiting_s > 0.0:
+            raise ConfigError(
+                f"max_rows is {max_rows!r}, max_age_s {max_age_s!r}, max_waiting {max_waiting!r} and max_waiting_s "
+                f"{max_waiting_s!r}: they have to be positive"
+            )
         self.path = os.fspath(path)
         self.max_rows = max_rows
         self.max_age_s = max_age_s
+        self.max_waiting = max_waiting
+        self.max_waiting_s = max_waiting_s
+        self._busy_s = busy_s
         self._clock = clock
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
+        self._forgotten = 0
+        self._pending = Pending(self._write)
         with self._opened():
             pass
 
     def add(self, request_id: str, candidate_id: str, quality: float, expected: float) -> None:
-        """Remember an outcome and forget what is too much or too old.
+        """Remember an outcome and forget what is too much or too old; the request waits no more.
 
         Raises DuplicateFeedback when there is an outcome of that request already.
         """
-        now = self._clock()
+        now, key = self._clock(), _key(request_id)
         with self._opened() as connection:
             try:
                 connection.execute(
                     "INSERT INTO outcome (request_id, candidate_id, quality, expected, at_s) VALUES (?, ?, ?, ?, ?)",
-                    (request_id, candidate_id, quality, expected, now),
+                    (key, _key(candidate_id), quality, expected, now),
                 )
             except sqlite3.IntegrityError:
                 raise duplicate(request_id) from None
+            connection.execute("DELETE FROM waiting WHERE request_id = ?", (key,))
             # Numbers only rise, so those within max_rows of the newest are at most max_rows.
             connection.execute(
                 "DELETE FROM outcome WHERE number <= (SELECT max(number) FROM outcome) - ? OR at_s < ?",
                 (self.max_rows, now - self.max_age_s),
             )
+        self._pending.drop(request_id)
 
     def has(self, request_id: str) -> bool:
         """Whether there is an outcome of that request."""
         with self._opened() as connection:
-            row = connection.execute("SELECT 1 FROM outcome WHERE request_id = ?", (request_id,)).fetchone()
+            row = connection.execute("SELECT 1 FROM outcome WHERE request_id = ?", (_key(request_id),)).fetchone()
         return row is not None
+
+    def await_feedback(self, request_id: str, request: Open) -> None:
+        """Let a request wait for feedback; it is written later, and `flush` waits for that. Never raises."""
+        self._pending.add(request_id, request)
+
+    def waiting(self, request_id: str) -> Open | None:
+        """Return a request that waits for feedback, whoever routed it."""
+        found = self._pending.get(request_id)
+        if found is not None:
+            return found
+        with self._opened() as connection:
+            row = connection.execute(
+                "SELECT candidate_ids, expected, chosen, need, cheap FROM waiting WHERE request_id = ? AND at_s >= ?",
+                (_key(request_id), self._clock() - self.max_waiting_s),
+            ).fetchone()
+        return None if row is None else Open(json.loads(row[0]), np.frombuffer(row[1]), *row[2:])
+
+    @property
+    def waiting_count(self) -> int:
+        """How many requests wait for feedback, of all processes."""
+        with self._opened() as connection:
+            return int(connection.execute("SELECT count(*) FROM waiting").fetchone()[0]) + len(self._pending)
+
+    @property
+    def forgotten(self) -> int:
+        """Requests that this process has dropped before any feedback came: too old, too many, or an id used again."""
+        return self._forgotten + self._pending.lost
+
+    @property
+    def trouble(self) -> HistoryError | None:
+        """Why requests that wait could not be written last time; it is tried again."""
+        return self._pending.trouble
+
+    def flush(self) -> None:
+        """Write the requests that wait, so that other processes know them; HistoryError when that cannot be done."""
+        self._pending.flush()
+
+    def _write(self, requests: Mapping[str, Open]) -> None:
+        now = self._clock()
+        keys = [(_key(request_id),) for request_id in requests]
+        rows = (
+            (*key, _text_of(tuple(each.ids)), each.expected.astype(np.float64).tobytes(), *each[2:], now, *key)
+            for key, each in zip(keys, requests.values(), strict=True)
+        )
+        with self._opened() as connection:
+            dropped = connection.executemany("DELETE FROM waiting WHERE request_id = ?", keys).rowcount
+            connection.executemany(
+                "INSERT INTO waiting (request_id, candidate_ids, expected, chosen, need, cheap, at_s)"
+                " SELECT ?, ?, ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM outcome WHERE request_id = ?)",
+                rows,
+            )
+            dropped += connection.execute(
+                "DELETE FROM waiting WHERE number <= (SELECT max(number) FROM waiting) - ? OR at_s < ?",
+                (self.max_waiting, now - self.max_waiting_s),
+            ).rowcount
+        self._forgotten += dropped
 
     def known(self) -> dict[str, Known]:
         """Return what is known, by candidate; candidates without an outcome are not in it."""
@@ -130,7 +219,8 @@ class History:
         ]
 
     def close(self) -> None:
-        """Close the file; it is opened again when it is used again."""
+        """Write what waits to be written and close the file; it is opened again when it is used again."""
+        self._pending.close()
         with self._lock:
             if self._connection is not None and self._pid == os.getpid():
                 self._connection.close()
@@ -167,12 +257,12 @@ class History:
             ) from error
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=_BUSY_S, check_same_thread=False)
+        connection = sqlite3.connect(self.path, timeout=self._busy_s, check_same_thread=False)
         try:
-            if self._is_new(connection):
+            if self._lacks_tables(connection):
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("BEGIN IMMEDIATE")
-                if self._is_new(connection):  # another process may have been faster
+                if self._lacks_tables(connection):  # another process may have been faster
                     for statement in _SCHEMA.split(";"):
                         connection.execute(statement)
                 connection.commit()
@@ -182,11 +272,12 @@ class History:
             raise
         return connection
 
-    def _is_new(self, connection: sqlite3.Connection) -> bool:
-        """Whether the database is empty; HistoryError if it holds something else than a history."""
+    def _lacks_tables(self, connection: sqlite3.Connection) -> bool:
+        """Whether it is empty, or a history without those that wait; HistoryError if it holds something else."""
         found = tuple(connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
         if found == (APPLICATION_ID, SCHEMA_VERSION):
-            return False
+            found_table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'waiting'").fetchone()
+            return found_table is None
         if found == (0, 0) and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             return True
         raise HistoryError(
@@ -200,6 +291,17 @@ def duplicate(request_id: str) -> DuplicateFeedback:
     return DuplicateFeedback(
         f"there was feedback on request {request_id!r} already: give it once, and give every request an id of its own"
     )
+
+
+def _key(text: str) -> str:
+    """Return an id as SQLite can take it: a lone surrogate is no text there."""
+    return str(text).encode("utf-8", "replace").decode()
+
+
+@functools.lru_cache(maxsize=128)
+def _text_of(ids: tuple[str, ...]) -> str:
+    """Return candidate ids as JSON; those of a pool are the same in every request."""
+    return json.dumps(ids)
 
 
 _ABANDONED: list[sqlite3.Connection] = []

@@ -103,8 +103,6 @@ class RouterConfig:
     """How long it stays open before it probes; doubled with every failed probe."""
     backend: BackendConfig = field(default_factory=BackendConfig)
     """Of the breakers of single backends, see `Router.backend`."""
-    max_open_requests: int = 10_000
-    """Requests that feedback may still come for, where there is a history."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -148,7 +146,7 @@ class Router:
         self._reader = None if prompt_model is None else Reader.of(prompt_model, embedder)
         self.policy = policy
         self.history = history
-        self._loop = None if history is None else FeedbackLoop(history, self.config.max_open_requests)
+        self._loop = None if history is None else FeedbackLoop(history)
         self.drift = None if drift is None else self._watch(drift, reference)
         self._shadow: Shadow | None = None
         self.backends = Backends(self.config.backend, clock, self._breaker_moved)
@@ -179,8 +177,8 @@ class Router:
 
     @property
     def waiting(self) -> tuple[int, int]:
-        """How many requests wait for feedback, and how many were forgotten before any came."""
-        return (0, 0) if self._loop is None else (len(self._loop.open), self._loop.open.forgotten)
+        """How many requests of all processes wait for feedback, and how many this one forgot before any came."""
+        return (0, 0) if self.history is None else (self.history.waiting_count, self.history.forgotten)
 
     @property
     def shadow(self) -> Shadow | None:
@@ -267,6 +265,7 @@ class Router:
     def feedback(self, request_id: str, quality: float, *, candidate_id: str | None = None) -> None:
         """Say how good the answer to a request was, from 0 (wrong) to 1 (right); needs a history.
 
+        Any process whose router has the same history file may be told, a moment (50 ms) after the request was routed.
         ``candidate_id`` says who answered, where it was not the candidate chosen. Raises UnknownRequest for a request
         that does not wait for feedback, DuplicateFeedback for a second one, InvalidRequest for another quality or a
         candidate the request did not have, HistoryError when it cannot be written, ConfigError without a history.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import eventcore as ec
-from router import Candidate, Guaranteed, History, Router, RouterConfig, RoutingRequest
+from router import Candidate, Guaranteed, History, Router, RoutingRequest, waiting
 from router.conformal import AdaptiveRisk
 from router.errors import ConfigError, DuplicateFeedback, HistoryError, InvalidRequest, NonFiniteInput, UnknownRequest
 from router.history import Known
@@ -128,7 +128,7 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path):
             History(path)
         assert str(path) in str(refused.value)
     assert foreign.read_bytes() == before
-    for bounds in ({"max_rows": 0}, {"max_age_s": 0.0}):
+    for bounds in ({"max_rows": 0}, {"max_age_s": 0.0}, {"max_waiting": 0}, {"max_waiting_s": 0.0}):
         with pytest.raises(ConfigError, match="have to be positive"):
             History(tmp_path / "new.db", **bounds)
 
@@ -226,16 +226,111 @@ def test_of_many_threads_with_the_same_feedback_one_is_heard(history):
     assert history.known() == {"dear": Known(1, 1.0)}
 
 
-def test_the_requests_that_wait_are_bounded(history):
-    """The oldest make room, and are counted."""
-    router = Router(RouterConfig(max_open_requests=3), model=Fixed(), history=history)
-    for number in range(5):
+@pytest.mark.parametrize("written", [True, False])
+def test_the_requests_that_wait_are_bounded(tmp_path, monkeypatch, written):
+    """The oldest make room, and are counted, whether they are in the file already or on the way there."""
+    if not written:
+        monkeypatch.setattr(waiting, "MOST", 3)
+    history = History(tmp_path / "history.db", max_waiting=3)
+    router = Router(model=Fixed(), history=history)
+    for number in (0, 1, 2, 3, 4):
         router.route(request(f"r{number}"))
-    router.route(request("r4"))
-    assert router.waiting == (3, 3)
-    with pytest.raises(UnknownRequest, match="the last 3 requests"):
+        if written:
+            history.flush()
+    history.flush()
+    assert router.waiting == (3, 2)
+    with pytest.raises(UnknownRequest, match="the last 3 requests of"):
         router.feedback("r0", 1.0)
     router.feedback("r4", 1.0)
+    assert router.waiting == (2, 2)
+    history.close()
+
+
+def test_a_request_waits_no_longer_than_it_may(tmp_path):
+    """After ``max_waiting_s`` it is unknown, and its row goes with the next one that is written."""
+    clock = Clock()
+    history = History(tmp_path / "history.db", max_waiting_s=60.0, clock=clock)
+    router = Router(model=Fixed(), history=history)
+    router.route(request("old"))
+    history.flush()
+    clock.now += 61.0
+    with pytest.raises(UnknownRequest, match="within 60 s"):
+        router.feedback("old", 1.0)
+    router.route(request("new"))
+    history.flush()
+    assert router.waiting == (1, 1)
+    history.close()
+
+
+def test_a_history_of_before_takes_requests_that_wait(tmp_path):
+    """A file without that table gets it, and keeps its outcomes."""
+    path = tmp_path / "history.db"
+    old = History(path)
+    old.add("r0", "dear", 1.0, 0.5)
+    old.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE waiting")
+    connection.close()
+    history = History(path)
+    router = Router(model=Fixed(), history=history)
+    router.route(request("r1"))
+    history.flush()
+    router.feedback("r1", 1.0)
+    assert history.known() == {"dear": Known(2, 2.0)}
+    history.close()
+
+
+def test_what_cannot_be_written_is_tried_again_and_shown(tmp_path):
+    """While another program holds the file locked, requests gather, health is degraded, and routing goes on."""
+    path = tmp_path / "history.db"
+    history = History(path, busy_s=0.01)
+    emitter = ec.configure(service="test", handlers={"buffer": {}}, replace=True)
+    router = Router(model=Fixed(), history=history, emitter=emitter)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    router.route(request("r1"))
+    with pytest.raises(HistoryError, match="locked"):
+        history.flush()
+    check = emitter.health.report()["checks"]["router"]
+    assert (check["status"], check["details"]["waiting_for_feedback"]) == ("degraded", 1)
+    assert f"the history {path} cannot be used" in check["message"]
+    router.route(request("r2"))
+    other.execute("ROLLBACK")
+    other.close()
+    history.flush()
+    assert router.waiting == (2, 0)
+    assert emitter.health.report()["checks"]["router"]["status"] == "healthy"
+    history.close()
+    emitter.shutdown(5)
+
+
+def test_closing_writes_what_waits_and_ends_the_thread(tmp_path):
+    """Closed by eight threads at once, and used again; no thread is left and nothing is lost."""
+    before = threading.active_count()
+    history = History(tmp_path / "history.db")
+    router = Router(model=Fixed(), history=history)
+    for turn in range(3):
+        router.route(request(f"r{turn}"))
+        closing = [threading.Thread(target=history.close) for _ in range(8)]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join(30)
+        assert threading.active_count() == before
+        assert router.waiting == (turn + 1, 0)
+    history.close()
+
+
+def test_ids_that_are_no_text_for_sqlite_wait_like_others(history):
+    """A lone surrogate in the id of a request or of a candidate neither stops the writing nor loses the outcome."""
+    router = Router(model=Fixed(), history=history)
+    query = np.ones(4, np.float32)
+    router.route(RoutingRequest(query, [Candidate("\udc80", query)], request_id="\udcff"))
+    router.route(request("r1"))
+    history.flush()
+    router.feedback("\udcff", 1.0)
+    router.feedback("r1", 1.0)
+    assert len(history) == 2
 
 
 def test_feedback_recalibrates_an_adaptive_guarantee(history):
