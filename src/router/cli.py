@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from router.cli_eval import calibrate, evaluate_pairs, route, train
+from router.cli_eval import calibrate, evaluate_pairs, train
 from router.cli_output import errors, stdout
 from router.cli_quantize import quantize
+from router.cli_route import route
 from router.model_file import BUNDLED_MODEL, load_any_model
 from router.prompt_model import PromptModel
 

@@ -1,4 +1,4 @@
-"""``router train``, ``calibrate``, ``eval`` and ``route``: prompt models on the command line."""
+"""``router train``, ``calibrate`` and ``eval``: prompt models on the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     from router.pairs import Pairs
     from router.report import Evaluation
 
-__all__ = ["calibrate", "calibrated_on", "evaluate_pairs", "route", "train"]
+__all__ = [
+    "AsJson",
+    "ModelFile",
+    "calibrate",
+    "calibrated_on",
+    "evaluate_pairs",
+    "guarantee_of",
+    "held_out_of",
+    "train",
+]
 
 Tables = Annotated[list[Path], typer.Argument(help="Tables: CSV with domain, prompt, weak_correct, strong_correct.")]
 ModelFile = Annotated[Path, typer.Option("--model", help="A prompt model's file; default: the bundled one.")]
@@ -88,46 +97,9 @@ def calibrate(
         if out is not None:
             check_writable(out)
         calibrated = calibrated_on(load_prompt_model(model), read_pairs(data))
-        _show_guarantee(_guarantee(calibrated, alpha, delta))
+        _show_guarantee(guarantee_of(calibrated, alpha, delta))
         if out is not None:
             save_prompt_model(calibrated, out)
-
-
-def route(
-    prompt: Annotated[str, typer.Argument(help="The request's text; - reads standard input.")],
-    model: ModelFile = BUNDLED_PROMPT_MODEL,
-    alpha: Alpha = 0.05,
-    as_json: AsJson = False,  # noqa: FBT002 - typer makes an option of it
-) -> None:
-    """Route one request and explain it: what was seen of it, the score, the promise, the decision."""
-    with errors():
-        loaded = load_prompt_model(model)
-        text = typer.get_text_stream("stdin").read() if prompt == "-" else prompt
-        guarantee = _guarantee(loaded, alpha, None)
-        quality = loaded.quality_of_text([text], open_embedder(loaded.embedder))
-        need = float(need_of(quality)[0])
-    decision = "weak" if guarantee.allows(need) else "strong"
-    found = {
-        "prompt_characters": len(text),
-        "quality": {head: round(float(value), 4) for head, value in zip(loaded.heads, quality[0], strict=True)},
-        "need": round(need, 4),
-        "threshold": round(guarantee.threshold, 4) if np.isfinite(guarantee.threshold) else str(guarantee.threshold),
-        "alpha": alpha,
-        "calibration_size": guarantee.calibration_size,
-        "decision": decision,
-    }
-    if as_json:
-        stdout.print_json(json.dumps(found))
-        return
-    table = Table.grid(padding=(0, 2))
-    for name, value in found.items():
-        table.add_row(name.replace("_", " "), str(value))
-    stdout.print(table)
-    below = "below" if decision == "weak" else "not below"
-    stdout.print(
-        f"Sent to the {decision} model: its need for the strong one is {below} the threshold at which at most "
-        f"{alpha:.1%} of requests are harmed."
-    )
 
 
 def evaluate_pairs(  # noqa: PLR0917 - typer calls it by name
@@ -197,10 +169,16 @@ def _calibrated(model: PromptModel, pairs: Pairs, chunks: Any) -> PromptModel:
     return replace(model, calibration=NeedCalibration(need, pairs.harm.astype(np.uint8)))
 
 
-def _guarantee(model: PromptModel, alpha: float, delta: float | None) -> Guarantee:
-    known = model.calibration
-    if known is None:
+def held_out_of(model: PromptModel) -> NeedCalibration:
+    """Return what the model was calibrated on; NoCalibration, with the remedy, when it was not."""
+    if model.calibration is None:
         raise NoCalibration("the model carries no calibration: router calibrate DATA… --model FILE --out FILE")
+    return model.calibration
+
+
+def guarantee_of(model: PromptModel, alpha: float, delta: float | None) -> Guarantee:
+    """Return the threshold for a rate of harm of ``alpha``: on average, or with probability 1 - ``delta``."""
+    known = held_out_of(model)
     if delta is None:
         return control_risk(known.need, known.harm, alpha)
     # The places of the thresholds come from one fifth of the prompts, which the test then does not use.
