@@ -106,6 +106,7 @@ def save_prompt_model(model: PromptModel, path: str | os.PathLike[str]) -> None:
         tensors: dict[str, Array] = {f"network.{name}": array for name, array in model.network.parameters.items()}
         tensors |= {"projection.matrix": model.projection, "projection.offset": model.offset}
         tensors |= {"surface.mean": model.surface_mean, "surface.std": model.surface_std}
+        tensors["surface.length_slope"] = model.length_slope
         if calibration is not None:
             tensors |= {"calibration.need": calibration.need, "calibration.harm": calibration.harm}
     else:
@@ -145,6 +146,8 @@ def _assemble_prompt_model(header: Mapping[str, Any], tensors: dict[str, Array])
         offset=parts["projection"]["offset"],
         surface_mean=parts["surface"]["mean"],
         surface_std=parts["surface"]["std"],
+        # Models of before the prior have none.
+        length_slope=parts["surface"].get("length_slope", np.zeros(len(header["heads"]), np.float32)),
         network=FastGRNN(FastGRNNConfig(**header["network"]), parts["network"]),
         calibration=NeedCalibration(**calibration) if calibration else None,
         provenance=None if provenance is None else Provenance(**provenance),

@@ -4,6 +4,10 @@ Chunks of the prompt are embedded, projected on the principal components of the 
 of the prompt beside them, pooled by a FastGRNN with one head per model. For a weak and a strong one, the difference of
 the heads is what the strong one would gain: the *need*. Two heads are better than one that learns "the weak model is
 wrong" (measured: 0.04 to 0.07 APGR), because much that the weak model fails on the strong one fails on too.
+
+The network does not begin from nothing. Ranking prompts by their length, untrained, beats many a trained router, so a
+*prior* says that a longer prompt is harder for a weaker model, and the network is trained to say what differs from it.
+Where it has learned nothing, on few examples or on prompts unlike them, the order of the lengths is what remains.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import numpy as np
 from router.errors import DimensionMismatch, InferenceError, NonFiniteInput, TrainingError
 from router.fastgrnn import CompiledFastGRNN, FastGRNN, FastGRNNConfig
 from router.prompts import SURFACE_NAMES, embed_chunks, surface_features
-from router.training import Examples, TrainingConfig, train
+from router.training import Examples, TrainingConfig, binary_cross_entropy, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,12 +48,17 @@ CLIP = 3.0
 
 @dataclass(frozen=True, slots=True)
 class PromptRecipe:
-    """How a prompt model is made: how many chunks, principal components and hidden units, and how it is trained."""
+    """How a prompt model is made: how many chunks, principal components and hidden units, and how it is trained.
+
+    ``length_prior`` is by how much the logit of the weakest model's head falls, before anything is learned, for each
+    standard deviation of the logarithm of the length; the strongest model's does not, those between in equal steps.
+    """
 
     chunk_count: int = 8
     components: int = 32
     hidden_size: int = 32
     training: TrainingConfig = PROMPT_TRAINING
+    length_prior: float = 0.2
 
     @classmethod
     def for_prompts(cls, count: int) -> Self:
@@ -89,7 +98,7 @@ class PromptModel:
     """
 
     heads: tuple[str, ...]
-    """The models it knows, in the order of the network's outputs, such as ("weak", "strong")."""
+    """The models it knows, weakest first, in the order of the network's outputs, such as ("weak", "strong")."""
     embedder: str
     """The name of the embedder it was trained with, see `router.embedding.open_embedder`; no other will do."""
     chunk_count: int
@@ -101,6 +110,8 @@ class PromptModel:
     """(10,)"""
     surface_std: Array
     """(10,)"""
+    length_slope: Array
+    """(heads,): the prior: what a standard deviation of the logarithm of the length adds to each head's logit."""
     network: FastGRNN
     calibration: NeedCalibration | None = None
     provenance: Provenance | None = None
@@ -123,6 +134,10 @@ class PromptModel:
                 f"{len(self.heads)} heads, {config.output_size} outputs, {self.chunk_count} chunks: there has to be an "
                 f"output for each head and at least one chunk"
             )
+        if self.length_slope.shape != (len(self.heads),):
+            raise DimensionMismatch(
+                f"the prior has slopes of shape {self.length_slope.shape} for {len(self.heads)} heads: one each"
+            )
         object.__setattr__(self, "_compiled", CompiledFastGRNN(self.network))
 
     @classmethod
@@ -140,8 +155,9 @@ class PromptModel:
     ) -> Self:
         """Train on ``prompts``, their chunks' embeddings (n, chunk_count, dimension) and outcomes (n, heads) in [0, 1].
 
-        The same data, recipe, seed and numpy build give the same model bit for bit. Raises TrainingError for too few
-        prompts, DimensionMismatch or NonFiniteInput for arrays that cannot be used.
+        ``heads`` name the models from the weakest to the strongest; the prior goes by that. The same data, recipe, seed
+        and numpy build give the same model bit for bit. Raises TrainingError for too few prompts, DimensionMismatch or
+        NonFiniteInput for arrays that cannot be used.
         """
         recipe = recipe or PromptRecipe.for_prompts(len(prompts))
         if chunks.shape[:2] != (len(prompts), recipe.chunk_count) or outcomes.shape != (len(prompts), len(heads)):
@@ -167,11 +183,20 @@ class PromptModel:
             offset=offset.astype(np.float32),
             surface_mean=mean.astype(np.float32),
             surface_std=std.astype(np.float32),
+            length_slope=np.linspace(-recipe.length_prior, 0.0, len(heads), dtype=np.float32),
             network=FastGRNN.initialise(config, seed=seed),
         )
         network = untrained.network
-        examples = Examples(untrained.inputs(prompts, chunks), outcomes.astype(np.float32))
-        train(network, examples, None, replace(recipe.training, seed=seed), on_epoch=on_epoch)
+        inputs, prior = untrained.inputs(prompts, chunks)
+        targets = np.stack([outcomes, prior], axis=2).astype(np.float32)
+        train(
+            network,
+            Examples(inputs, targets),
+            None,
+            replace(recipe.training, seed=seed),
+            loss=_loss_beside_prior,
+            on_epoch=on_epoch,
+        )
         return replace(untrained, network=network)  # compiled anew
 
     @property
@@ -179,27 +204,32 @@ class PromptModel:
         """The length of the vectors that its embedder has to give."""
         return len(self.projection)
 
-    def inputs(self, prompts: Sequence[str], chunks: Array) -> Array:
-        """Return what the network reads, float32 of shape (n, chunk_count, components + 10)."""
+    def inputs(self, prompts: Sequence[str], chunks: Array) -> tuple[Array, Array]:
+        """Return what the network reads, float32 (n, chunk_count, components + 10), and the prior's logits (n, heads).
+
+        The network sees features up to three standard deviations from the mean; the prior has no such limit, so that
+        of two prompts longer than any in training the longer one is still the harder.
+        """
         if chunks.shape != (len(prompts), self.chunk_count, self.dimension):
             raise DimensionMismatch(
                 f"the chunks of {len(prompts)} prompts have shape {chunks.shape}, expected "
                 f"{(len(prompts), self.chunk_count, self.dimension)}: embed them with {self.embedder!r}"
             )
         projected = chunks.astype(np.float32) @ self.projection - self.offset
-        surface = np.clip((surface_features(prompts) - self.surface_mean) / self.surface_std, -CLIP, CLIP)
+        surface = (surface_features(prompts) - self.surface_mean) / self.surface_std
+        prior = surface[:, :1] * self.length_slope
+        np.clip(surface, -CLIP, CLIP, out=surface)
         beside = np.broadcast_to(surface[:, None], (len(prompts), self.chunk_count, len(SURFACE_NAMES)))
-        joined: Array = np.concatenate([projected, beside], axis=2)
-        return joined
+        return np.concatenate([projected, beside], axis=2), prior
 
     def quality(self, prompts: Sequence[str], chunks: Array) -> Array:
-        """Return how likely each model is to answer each prompt well, shape (n, heads), from the chunks' embeddings."""
-        return self.quality_of_inputs(self.inputs(prompts, chunks))
+        """Return how likely each model is to answer each prompt well, shape (n, heads), from the chunks' embeddings.
 
-    def quality_of_inputs(self, inputs: Array) -> Array:
-        """Return the same from what `inputs` has given; InferenceError when the arithmetic overflows."""
+        Raises DimensionMismatch for chunks of another shape, InferenceError when the arithmetic overflows.
+        """
+        inputs, prior = self.inputs(prompts, chunks)
         with np.errstate(over="ignore", invalid="ignore"):
-            logits = self._compiled.logits(inputs)
+            logits = self._compiled.logits(inputs) + prior
         if not np.isfinite(logits).all():
             raise InferenceError("the model's arithmetic overflowed: its weights are too large, train it again")
         probabilities: Array = 0.5 + 0.5 * np.tanh(0.5 * logits)
@@ -221,6 +251,11 @@ def need_of(quality: Array) -> Array:
     """Return what the strong model would gain, from qualities (n, 2) of weak and strong, shape (n,)."""
     need: Array = quality[:, 1] - quality[:, 0]
     return need
+
+
+def _loss_beside_prior(logits: Array, targets: Array) -> tuple[float, Array]:
+    """Return the binary cross-entropy of ``logits`` added to the prior's; targets (n, heads, 2) hold outcome, prior."""
+    return binary_cross_entropy(logits + targets[:, :, 1], targets[:, :, 0])
 
 
 def _principal_components(rows: Array, count: int) -> tuple[Array, Array]:

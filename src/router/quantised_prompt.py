@@ -91,7 +91,7 @@ def to_tensors(model: PromptModel, *, per: Per = "tensor") -> dict[str, NDArray[
     if small is not model:
         matrices[name] = matrices[name][-SURFACE:]
     quantised = [QuantisedMatrix.of(array, per=per) for array in matrices.values()]
-    vectors = [small.offset, small.surface_mean, small.surface_std]
+    vectors = [small.offset, small.surface_mean, small.surface_std, small.length_slope]
     vectors += [array for array in parameters.values() if array.ndim == 1]
     vectors += [matrix.scales for matrix in quantised]
     return {
@@ -129,7 +129,7 @@ def from_tensors(
             f"a prompt model has {tensors['weights'].size} weights, which make no projection on {width} components"
         )
     shapes = {"projection": (rows, width)} | shapes
-    sizes = {"offset": width, "surface_mean": SURFACE, "surface_std": SURFACE}
+    sizes = {"offset": width, "surface_mean": SURFACE, "surface_std": SURFACE, "length_slope": len(heads)}
     sizes |= {n: shape[0] for n, shape in config.shapes.items() if len(shape) == 1}
     vectors, rest = _cut(tensors["numbers"], sizes)
     columns = {n: 1 if len(rest) == len(shapes) else shape[1] for n, shape in shapes.items()}
@@ -148,6 +148,7 @@ def from_tensors(
         offset=vectors["offset"],
         surface_mean=vectors["surface_mean"],
         surface_std=vectors["surface_std"],
+        length_slope=vectors["length_slope"],
         network=FastGRNN(config, {n: restored[n] if n in restored else vectors[n] for n in config.shapes}),
     )
 

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -6,10 +6,11 @@ import pytest
 from router.embedding import HashingEmbedder
 from router.errors import DimensionMismatch, InferenceError, ModelFormatError, NonFiniteInput, TrainingError
 from router.model import Provenance
-from router.model_file import BUNDLED_MODEL, load_model, load_prompt_model, save_prompt_model
+from router.model_file import BUNDLED_MODEL, PROMPT_FORMAT, load_model, load_prompt_model, save_prompt_model
+from router.model_store import write_model
 from router.pairs import HEADS
-from router.prompt_model import PROMPT_TRAINING, NeedCalibration, PromptModel, PromptRecipe
-from router.prompts import embed_chunks
+from router.prompt_model import PROMPT_TRAINING, NeedCalibration, PromptModel, PromptRecipe, need_of
+from router.prompts import SURFACE_NAMES, embed_chunks
 from router.quality import area_under_roc
 
 RECIPE = PromptRecipe(
@@ -45,6 +46,33 @@ def test_it_learns_which_prompts_need_the_strong_model():
     need = quality[:, 1] - quality[:, 0]
     assert area_under_roc(need, kind.astype(float)) > 0.95
     assert need[kind == 1].mean() - need[kind == 0].mean() > 0.15
+
+
+def test_the_prior_orders_prompts_by_length_however_long():
+    """With a network that says nothing the need rises with the length, far beyond any length in training, too."""
+    model = _fit(60)
+    silent = {name: np.zeros_like(array) for name, array in model.network.parameters.items()}
+    model = replace(model, network=type(model.network)(model.network.config, silent))
+    prompts = ["a", "a" * 10, "a " * 40, "a " * 100, "a " * 1000, "a " * 100_000]
+    need = need_of(model.quality_of_text(prompts, HashingEmbedder(64)))
+    assert (np.diff(need) > 0.0).all()
+
+
+def test_the_weakest_head_falls_with_the_length_and_the_strongest_does_not():
+    """The prior's slopes go in equal steps from what the recipe says to none; a model needs one for each head."""
+    prompts, _, outcomes = _task(40, 1)
+    three = np.column_stack([outcomes, outcomes[:, 1]])
+    model = PromptModel.fit(
+        ("a", "b", "c"),
+        prompts,
+        embed_chunks(prompts, HashingEmbedder(64), 4),
+        three,
+        embedder="hashing:64",
+        recipe=replace(RECIPE, length_prior=0.4),
+    )
+    assert model.length_slope.tolist() == pytest.approx([-0.4, -0.2, 0.0])
+    with pytest.raises(DimensionMismatch, match="one each"):
+        replace(model, length_slope=model.length_slope[:2])
 
 
 def test_training_is_reproducible_bit_for_bit():
@@ -95,6 +123,23 @@ def test_a_file_brings_the_same_model_back(tmp_path):
     assert np.array_equal(loaded.calibration.harm, calibration.harm)
     assert loaded.provenance == provenance
     assert repr(loaded) == repr(model)
+    assert np.array_equal(loaded.length_slope, model.length_slope)
+
+
+def test_a_file_of_before_the_prior_is_read_as_one_without(tmp_path):
+    """Prompt models saved by earlier versions still load: the order of the lengths has no part in what they say."""
+    model = _fit(60)
+    tensors = {f"network.{name}": array for name, array in model.network.parameters.items()}
+    tensors |= {"projection.matrix": model.projection, "projection.offset": model.offset}
+    tensors |= {"surface.mean": model.surface_mean, "surface.std": model.surface_std}
+    header = {"format": PROMPT_FORMAT, "network": asdict(model.network.config), "heads": model.heads}
+    header |= {"embedder": model.embedder, "chunk_count": model.chunk_count, "surface_names": SURFACE_NAMES}
+    write_model(tmp_path / "old", header | {"provenance": None}, tensors)
+    without = replace(model, length_slope=np.zeros(2, np.float32))
+    prompts, _, _ = _task(5, 3)
+    embedder = HashingEmbedder(64)
+    found = load_prompt_model(tmp_path / "old").quality_of_text(prompts, embedder)
+    assert np.array_equal(found, without.quality_of_text(prompts, embedder))
 
 
 def test_a_file_of_the_other_kind_or_altered_is_refused(tmp_path):

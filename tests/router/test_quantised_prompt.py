@@ -28,6 +28,7 @@ def _model(dimension=40, components=6, **network):
         offset=random.standard_normal(components).astype(np.float32),
         surface_mean=random.standard_normal(10).astype(np.float32),
         surface_std=random.uniform(0.5, 2.0, 10).astype(np.float32),
+        length_slope=np.array([-0.3, 0.1], dtype=np.float32),
         network=cell,
     )
 
