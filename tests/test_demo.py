@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections import Counter
+from contextlib import closing
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -29,6 +32,7 @@ GUIDE = {
 }
 SPANS = {
     "routing_request",
+    "prompt_assessment",
     "circuit_breaker_check",
     "feature_engineering",
     "model_inference",
@@ -46,6 +50,10 @@ LINES = {
         {"inference_time_us", "lightweight_routes", "powerful_routes"},
     ),
 }
+
+
+REQUESTS = 335 + 300
+"""Of the file, and the questions whose answers are known."""
 
 
 def free_port():
@@ -90,7 +98,7 @@ def served(request, tmp_path_factory):
                 continue
             totals = samples(text)
             done = sum(v for (name, _), v in totals.items() if name == "tiny_dancer_routing_requests_total")
-            if done == 335:
+            if done == REQUESTS:
                 break
             time.sleep(0.1)
         else:
@@ -126,7 +134,7 @@ def test_demo_ends_by_itself_with_all_signals_in_agreement(served):
     """The demo serves until interrupted, exits with 0, and says that every signal agrees."""
     assert served["code"] == 0, served["printed"]
     assert "differs" not in served["printed"]
-    assert served["printed"].count("agrees") == 8
+    assert served["printed"].count("agrees") == 16
     assert "circuit.opened 2; signatures verified, 0 refused" in served["printed"]
 
 
@@ -165,7 +173,7 @@ def test_counts_agree_between_metrics_log_and_spans(served):
     failed = totals["tiny_dancer_routing_requests_total", (("status", "failure"),)]
     assert routed == messages["Routing request completed successfully"]
     assert failed == messages["Routing request failed"] > 0
-    assert routed + failed == messages["Processing routing request"] == 335
+    assert routed + failed == messages["Processing routing request"] == REQUESTS
     decided = Counter(str(line["use_lightweight"]) for line in lines if line["event"] == "Routing decision made")
     assert totals["tiny_dancer_routing_decisions_total", (("model_type", "lightweight"),)] == decided["True"] > 0
     assert totals["tiny_dancer_routing_decisions_total", (("model_type", "powerful"),)] == decided["False"] > 0
@@ -175,10 +183,38 @@ def test_counts_agree_between_metrics_log_and_spans(served):
     spans = list(read_spans(served["out"] / "spans.jsonl"))
     names = Counter(span["name"] for span in spans)
     assert names.keys() == SPANS
-    assert names["routing_request"] == names["circuit_breaker_check"] == 335
+    assert names["routing_request"] == names["circuit_breaker_check"] == REQUESTS
     assert names["model_inference"] >= decided.total()
     errors = [span for span in spans if span["name"] == "routing_request" and span.get("status", {}).get("code") == 2]
     assert len(errors) == failed
+
+
+@pytest.mark.slow
+def test_the_policy_spends_less_than_the_dear_one_and_is_right_more_often_than_the_cheap_one(served):
+    """What the summary says: between the two alone in both, and the rate of harm near what was promised."""
+    flat = " ".join(served["printed"].split())
+    right, price, weak, strong = re.search(
+        r"(\d+)% right at a mean price of ([\d.]+); weak alone (\d+)% at 1 and strong alone (\d+)% at 10", flat
+    ).groups()
+    assert float(weak) < float(right) <= float(strong)
+    assert 1 < float(price) < 10
+    harmed = re.search(r"at most 10% answered weakly and wrong in the long run: ([\d.]+)%", flat)[1]
+    assert 0 < float(harmed) <= 10 + 100 * (0.1 + 0.05) / (0.05 * 300), "the bound of adaptive conformal inference"
+
+
+@pytest.mark.slow
+def test_feedback_and_drift_are_seen_in_every_signal(served):
+    """As questions get harder their needs drift, until they are easy again; feedback is kept in the file."""
+    totals = samples(served["metrics"])
+    lines = [json.loads(line) for line in (served["out"] / "log.jsonl").read_text().splitlines()]
+    assert totals["router_feedback_total", (("status", "accepted"),)] == 300
+    assert totals["router_feedback_total", (("status", "duplicate"),)] == 1
+    assert totals["router_drift_detected_total", (("kind", "needs"),)] == 1
+    moves = [line["name"] for line in lines if line.get("kind") == "needs" and "measured" not in line["name"]]
+    assert moves == ["router.drift_detected", "router.drift_ended"]
+    assert "needs from question 150" in " ".join(served["printed"].split())
+    with closing(sqlite3.connect(served["out"] / "history.db")) as connection:
+        assert connection.execute("SELECT count(*), count(DISTINCT candidate_id) FROM outcome").fetchone() == (300, 2)
 
 
 @pytest.mark.slow

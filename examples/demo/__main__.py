@@ -1,7 +1,8 @@
 """Routes a stream of requests with every handler on, and ends with a summary.
 
 Without arguments: the requests of ``examples/requests.jsonl``, at 100 a second. The model fails for a while on the way,
-so that the circuit breaker is seen opening, probing and closing.
+so that the circuit breaker is seen opening, probing and closing. Then questions whose answers are known: a policy
+chooses who answers, feedback says whether that was right, and as the questions get harder, drift is found.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from answers import Answering, all_questions
 from intake import EXAMPLES, BadLine, Intake, read_lines
 from outage import FailingForAWhile
 from receiver import Receiver
@@ -24,7 +26,7 @@ import eventcore as ec
 from router import Router, RouterConfig, RouterError, load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 OWN_CONFIG = Path(__file__).parent / "eventcore.toml"
 OUTAGE_AFTER = 60  # calls of the model
@@ -37,6 +39,7 @@ def main() -> int:
     console = Console()
     source = str(Path(options.source).resolve()) if options.source not in ("-", "") else options.source
     lines = list(read_lines(source or str(EXAMPLES / "requests.jsonl"))) if source != "-" else read_lines("-")
+    asked = [] if source else list(all_questions())
     config = Path(options.config).resolve() if options.config else OWN_CONFIG
     intake = Intake(Path(options.candidates) if options.candidates else EXAMPLES / "candidates.toml")
     out = Path(options.out).resolve()
@@ -53,7 +56,11 @@ def main() -> int:
     model = FailingForAWhile(load_model(), first=OUTAGE_AFTER + 1, count=OUTAGE_CALLS if options.rate else 0)
     with emitter:
         router = Router(RouterConfig(circuit_breaker_timeout_s=0.2), model=model)
-        _route_all(lambda where, line: _route(router, intake, tally, where, line), lines, options.rate, console)
+        _each("routing", lines, lambda line: _route(router, intake, tally, *line), options.rate, console)
+        if asked:
+            answering = Answering(tally)
+            _each("answering", asked, answering.answer, options.rate, console)
+            answering.finish()
         if not emitter.flush(10.0):
             console.print("some handlers did not finish within 10 s; see pending in the ledger", style="red")
         agrees = show(console, tally, emitter, receiver)
@@ -95,13 +102,13 @@ def _configure(config: Path, receiver: Receiver, port: int | None, console: Cons
         return emitter
 
 
-def _route_all(route: Callable[[str, str], None], lines: Any, rate: float, console: Console) -> None:
-    columns = (TextColumn("routing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def _each(what: str, items: Iterable[Any], do: Callable[[Any], None], rate: float, console: Console) -> None:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=console.is_terminal) as progress:
-        task = progress.add_task("routing", total=len(lines) if isinstance(lines, list) else None)
+        task = progress.add_task(what, total=len(items) if isinstance(items, list) else None)
         started = time.monotonic()
-        for number, (where, line) in enumerate(lines, start=1):
-            route(where, line)
+        for number, item in enumerate(items, start=1):
+            do(item)
             progress.advance(task)
             if rate:
                 time.sleep(max(0.0, started + number / rate - time.monotonic()))
@@ -120,10 +127,7 @@ def _route(router: Router, intake: Intake, tally: Tally, where: str, line: str) 
         if error.error_type == "invalid_input":
             tally.bad_lines.append(f"{where}: {error}")
         return
-    tally.latencies_us.append(response.inference_time_us)
-    lightweight = sum(decision.use_lightweight for decision in response.decisions)
-    tally.lightweight += lightweight
-    tally.powerful += len(response.decisions) - lightweight
+    tally.add(response)
 
 
 def _serve(emitter: ec.Emitter, console: Console) -> None:

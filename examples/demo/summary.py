@@ -8,12 +8,16 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from answers import ALPHA, PRICES
 from rich import box
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from answers import Answers
     from receiver import Receiver
     from rich.console import Console
+
+    from router import RoutingResponse
 
 
 class Tally:
@@ -25,16 +29,27 @@ class Tally:
         self.powerful = 0
         self.errors: Counter[str] = Counter()
         self.bad_lines: list[str] = []
+        self.answers: Answers | None = None
+        """What came of the questions whose answers are known."""
 
     @property
     def requests(self) -> int:
         return len(self.latencies_us) + self.errors.total()
+
+    def add(self, response: RoutingResponse) -> None:
+        """Count a routed request."""
+        self.latencies_us.append(response.inference_time_us)
+        lightweight = int(response.use_lightweight.sum())
+        self.lightweight += lightweight
+        self.powerful += response.candidates_processed - lightweight
 
 
 def show(console: Console, tally: Tally, emitter: Any, receiver: Receiver) -> bool:
     """Print the summary; return whether all signals agree with what was done."""
     console.rule("eventcore demo")
     _show_requests(console, tally, _moves(emitter))
+    if tally.answers is not None:
+        _show_answers(console, tally.answers)
     _show_outputs(console, emitter, receiver)
     ledger = emitter.ledger()
     _show_ledger(console, ledger)
@@ -64,6 +79,29 @@ def _show_requests(console: Console, tally: Tally, moves: list[str]) -> None:
         table.add_row("breaker", " → ".join(("closed", *moves)))
     for line in tally.bad_lines:
         table.add_row("bad line", line)
+    console.print(table)
+    console.print()
+
+
+def _show_answers(console: Console, answers: Answers) -> None:
+    count, right = answers.count, answers.right
+    spent = sum(number * PRICES[name] for name, number in answers.by.items()) / count
+    table = Table.grid(padding=(0, 2))
+    alone = " and ".join(
+        f"{name} alone {right[f'{name} alone'] / count:.0%} at {price:g}" for name, price in PRICES.items()
+    )
+    rate = (right["weak"] + right["strong"]) / count
+    table.add_row("questions", f"{count}: weak answered {answers.by['weak']}, strong {answers.by['strong']}")
+    table.add_row("policy", f"{rate:.0%} right at a mean price of {spent:.1f}; {alone}")
+    harmed = answers.by["weak"] - right["weak"]
+    table.add_row(
+        "promise",
+        f"at most {ALPHA:.0%} answered weakly and wrong in the long run: {harmed / count:.1%}; the level ends at "
+        f"{answers.level:.2f}",
+    )
+    table.add_row("feedback", f"{count} accepted, {answers.twice} refused as a duplicate; known now: {answers.known}")
+    turns = (f"{turn.kind} {'from' if turn.has_begun else 'until'} question {turn.question}" for turn in answers.turns)
+    table.add_row("drift", ", ".join(turns) or "none")
     console.print(table)
     console.print()
 
@@ -106,28 +144,54 @@ def _agreement(tally: Tally, emitter: Any) -> Any:
     """Yield ``(what, expected, found)`` for each signal that can be read back."""
     names = {handler.name for handler in emitter.handlers}
     if "metric" in names:
-        value = emitter.handler("metric").value
-        done = ("tiny_dancer_routing_requests_total", {"status": "success"})
-        yield "metric: requests with status success", len(tally.latencies_us), int(value(*done) or 0)
-        done = ("tiny_dancer_routing_requests_total", {"status": "failure"})
-        yield "metric: requests with status failure", tally.errors.total(), int(value(*done) or 0)
-        kinds = ("lightweight", "powerful")
-        decided = sum(int(value("tiny_dancer_routing_decisions_total", {"model_type": kind}) or 0) for kind in kinds)
-        yield "metric: decisions", tally.lightweight + tally.powerful, decided
-    log = Path("log.jsonl")
-    if "log" in names and log.is_file():
-        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        events = Counter(line["event"] for line in lines)
-        yield "log: requests completed", len(tally.latencies_us), events["Routing request completed successfully"]
-        yield "log: requests failed", tally.errors.total(), events["Routing request failed"]
-        yield "log: decisions", tally.lightweight + tally.powerful, events["Routing decision made"]
-    spans = Path("spans.jsonl")
-    if "span" in names and spans.is_file():
-        found: Counter[str] = Counter()
-        for line in spans.read_text(encoding="utf-8").splitlines():
-            for resource in json.loads(line)["resourceSpans"]:
-                for scope in resource["scopeSpans"]:
-                    found.update(span["name"] for span in scope["spans"])
-        yield "spans: routing_request", tally.requests, found["routing_request"]
+        yield from _in_metrics(tally, emitter.handler("metric").value)
+    if "log" in names and (log := Path("log.jsonl")).is_file():
+        yield from _in_log(tally, [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()])
+    if "span" in names and (spans := Path("spans.jsonl")).is_file():
+        yield from _in_spans(tally, [json.loads(line) for line in spans.read_text(encoding="utf-8").splitlines()])
     if "buffer" in names:
-        yield "buffer: routed requests", tally.requests, len(emitter.handler("buffer").get_events(type="router.route"))
+        kept = emitter.handler("buffer").get_events
+        yield "buffer: routed requests", tally.requests, len(kept(type="router.route"))
+        if tally.answers is not None:
+            yield "buffer: feedback accepted", tally.answers.count, len(kept(type="router.feedback_received"))
+            yield "buffer: drifts found", tally.answers.drifts, len(kept(type="router.drift_detected"))
+
+
+def _in_metrics(tally: Tally, value: Any) -> Any:
+    def total(name: str, label: str, *values: str) -> int:
+        return sum(int(value(name, {label: each}) or 0) for each in values)
+
+    requests = "tiny_dancer_routing_requests_total"
+    yield "metric: requests with status success", len(tally.latencies_us), total(requests, "status", "success")
+    yield "metric: requests with status failure", tally.errors.total(), total(requests, "status", "failure")
+    decided = total("tiny_dancer_routing_decisions_total", "model_type", "lightweight", "powerful")
+    yield "metric: decisions", tally.lightweight + tally.powerful, decided
+    if tally.answers is not None:
+        feedback = "router_feedback_total"
+        yield "metric: feedback accepted", tally.answers.count, total(feedback, "status", "accepted")
+        yield "metric: feedback refused", tally.answers.twice, total(feedback, "status", "duplicate", "unknown")
+        kinds = ("features", "scores", "needs", "calibration")
+        yield "metric: drifts found", tally.answers.drifts, total("router_drift_detected_total", "kind", *kinds)
+
+
+def _in_log(tally: Tally, lines: list[Any]) -> Any:
+    messages, names = Counter(line["event"] for line in lines), Counter(line["name"] for line in lines)
+    yield "log: requests completed", len(tally.latencies_us), messages["Routing request completed successfully"]
+    yield "log: requests failed", tally.errors.total(), messages["Routing request failed"]
+    yield "log: decisions", tally.lightweight + tally.powerful, messages["Routing decision made"]
+    if tally.answers is not None:
+        yield "log: feedback accepted", tally.answers.count, names["router.feedback_received"]
+        yield "log: drifts found", tally.answers.drifts, names["router.drift_detected"]
+
+
+def _in_spans(tally: Tally, lines: list[Any]) -> Any:
+    found = Counter(
+        span["name"]
+        for line in lines
+        for resource in line["resourceSpans"]
+        for scope in resource["scopeSpans"]
+        for span in scope["spans"]
+    )
+    yield "spans: routing_request", tally.requests, found["routing_request"]
+    if tally.answers is not None:
+        yield "spans: prompt_assessment", tally.answers.count, found["prompt_assessment"]
