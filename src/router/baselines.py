@@ -57,7 +57,10 @@ def text_baselines() -> dict[str, Method]:
 
     def tf_idf(pairs: Pairs, training: Places, test: Places, seed: int) -> Array:
         vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2, ngram_range=(1, 2))
-        known = vectorizer.fit_transform([pairs.prompts[place] for place in training])
+        try:
+            known = vectorizer.fit_transform([pairs.prompts[place] for place in training])
+        except ValueError:  # no word occurs twice: there is nothing to rank by
+            return np.zeros(len(test))
         new = vectorizer.transform([pairs.prompts[place] for place in test])
         model = LogisticRegression(max_iter=1000, random_state=seed).fit(known, pairs.harm[training])
         found: Array = model.predict_proba(new)[:, 1]

@@ -12,12 +12,12 @@ import typer
 from rich.table import Table
 
 from router.cli_output import check_writable, errors, progress, say, stderr, stdout
-from router.conformal import control_risk, learn_then_test
+from router.conformal import control_risk, learn_then_test, required_calibration_size
 from router.embedding import open_embedder
-from router.errors import NoCalibration, RouterError
+from router.errors import ConfigError, NoCalibration, RouterError, TrainingError
 from router.model import Provenance
 from router.model_file import BUNDLED_PROMPT_MODEL, library_version, load_prompt_model, save_prompt_model
-from router.pairs import HEADS, read_pairs
+from router.pairs import HEADS, check_learnable, read_pairs
 from router.prompt_model import NeedCalibration, PromptModel, PromptRecipe, need_of
 from router.prompts import embed_chunks
 
@@ -42,6 +42,8 @@ ModelFile = Annotated[Path, typer.Option("--model", help="A prompt model's file;
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead.")]
 Alpha = Annotated[float, typer.Option(help="The rate of harm that is promised not to be passed.")]
 
+FEWEST_PROMPTS = 20
+
 
 def train(
     data: Tables,
@@ -57,6 +59,7 @@ def train(
         check_writable(out)
         pairs = read_pairs(data)
         training, calibration = _parts(pairs, held_out, seed)
+        check_learnable(pairs.take(training))
         recipe = PromptRecipe.for_prompts(len(training))
         with progress(recipe.training.epochs + 1) as tell:
             tell(f"embedding {len(pairs)} prompts with {embedder}")
@@ -96,6 +99,7 @@ def calibrate(
     with errors():
         if out is not None:
             check_writable(out)
+        required_calibration_size(alpha)  # refuses an alpha that is none before anything is embedded
         calibrated = calibrated_on(load_prompt_model(model), read_pairs(data))
         _show_guarantee(guarantee_of(calibrated, alpha, delta))
         if out is not None:
@@ -118,6 +122,8 @@ def evaluate_pairs(  # noqa: PLR0917 - typer calls it by name
     with errors():
         pairs = read_pairs(data)
         loaded = None if model is None else load_prompt_model(model)
+        if plots is not None:
+            _make_folder(plots)
         names = embedder or _installed()
         if loaded is not None and loaded.embedder not in names:
             names = [*names, loaded.embedder]
@@ -136,6 +142,13 @@ def evaluate_pairs(  # noqa: PLR0917 - typer calls it by name
                 stderr.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"plots cannot be written to {path}: {error.strerror}; name a folder") from None
+
+
 def _installed() -> list[str]:
     try:
         open_embedder("minilm")
@@ -148,8 +161,13 @@ def _installed() -> list[str]:
 
 
 def _parts(pairs: Pairs, held_out: float, seed: int) -> tuple[Any, Any]:
-    """Return places to train on and to calibrate on; equal prompts are on one side."""
+    """Return places to train on and to calibrate on; equal prompts are on one side. TrainingError for too few."""
     distinct = {prompt: number for number, prompt in enumerate(sorted(set(pairs.prompts)))}
+    if len(distinct) < FEWEST_PROMPTS:
+        raise TrainingError(
+            f"{len(distinct)} different prompts are too few to train on and to hold some out: a few hundred are a "
+            f"beginning, {FEWEST_PROMPTS} the least"
+        )
     order = np.random.default_rng(seed).permutation(len(distinct))
     chosen = set(order[: round(held_out * len(distinct))].tolist())
     is_held = np.array([distinct[prompt] in chosen for prompt in pairs.prompts])
@@ -182,7 +200,7 @@ def guarantee_of(model: PromptModel, alpha: float, delta: float | None) -> Guara
     if delta is None:
         return control_risk(known.need, known.harm, alpha)
     # The places of the thresholds come from one fifth of the prompts, which the test then does not use.
-    part = len(known.need) // 5
+    part = max(1, len(known.need) // 5)
     thresholds = np.quantile(known.need[:part], np.linspace(0.02, 1.0, 50), method="lower")
     return learn_then_test(known.need[part:], known.harm[part:], alpha, delta=delta, thresholds=thresholds)
 
@@ -217,6 +235,7 @@ def _as_dict(evaluation: Evaluation) -> dict[str, Any]:
             for way, comparison in evaluation.comparisons.items()
         },
         "ours": evaluation.ours,
+        "left_out": dict(evaluation.left_out),
         "promises": [promise._asdict() for promise in evaluation.promises],
         "reliability": {
             head: {"claimed": found.claimed.round(4).tolist(), "observed": found.observed.round(4).tolist()}
@@ -245,6 +264,8 @@ def _show(evaluation: Evaluation) -> None:
             )
         stdout.print(table)
         stdout.print(_bars(comparison.curves[evaluation.ours], comparison.curves["random"]))
+    for way, reason in evaluation.left_out.items():
+        say(f"{way}: left out, {reason}")
     table = Table(title=f"Risk control, {evaluation.ours}: sent to the weak model, it wrong and the strong one right")
     for heading in ("promised at most", "mean of 200 splits", "sent to weak"):
         table.add_column(heading, justify="right")

@@ -28,13 +28,14 @@ def errors() -> Iterator[None]:
     try:
         yield
     except RouterError as error:
-        stderr.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        line = " ".join(str(error).split())  # a library's reason may have several
+        stderr.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
 
 
 @contextmanager
 def progress(total: int | None = None) -> Iterator[Callable[[str], None]]:
-    """Show what is being done; every message is a step."""
+    """Show what is being done; every message is a step. Nothing is shown where nobody looks."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -42,7 +43,7 @@ def progress(total: int | None = None) -> Iterator[Callable[[str], None]]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=stderr, transient=True) as shown:
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as shown:
         task = shown.add_task("", total=total)
 
         def tell(message: str) -> None:

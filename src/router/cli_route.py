@@ -57,7 +57,7 @@ def route(  # noqa: PLR0917 - typer calls it by name
     """Route one request and explain it: features, score, interval, policy and decision."""
     with errors():
         loaded = load_prompt_model(model)
-        text = typer.get_text_stream("stdin").read() if prompt == "-" else prompt
+        text = typer.get_text_stream("stdin", errors="replace").read() if prompt == "-" else prompt
         known = held_out_of(loaded)
         price = np.array(prices)
         policy, said = _policy(loaded, price, alpha=alpha, threshold=threshold, share=share, budget=budget)

@@ -52,8 +52,8 @@ BUNDLED_PROMPT_MODEL = MODELS / "prompt_hashing.safetensors"
 
 _SURFACE_CRC32 = zlib.crc32(" ".join(SURFACE_NAMES).encode())
 _CALIBRATION_ARRAYS = ("upper", "mean_score", "success_rate", "effective_size", "uncertainty")
-_REMEDY = "use the bundled model or train one: python -m router.train_bundled --data DIR --out FILE"
-_PROMPT_REMEDY = "use a bundled one or train one: router train DATA… --out FILE"
+_REMEDY = "use the bundled model of candidates or train one: python -m router.train_bundled --data DIR --out FILE"
+_PROMPT_REMEDY = "use a bundled prompt model or train one: router train DATA… --out FILE"
 
 
 def save_model(model: RouterModel, path: str | os.PathLike[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,17 +18,19 @@ import numpy as np
 from router.errors import DataNotFound, TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     Array = NDArray[np.floating[Any]]
 
-__all__ = ["HEADS", "Pairs", "read_pairs"]
+__all__ = ["HEADS", "Pairs", "check_learnable", "read_pairs"]
 
 HEADS = ("weak", "strong")
 COLUMNS = ("domain", "prompt", "weak_correct", "strong_correct")
+LONGEST = 1 << 24
+"""Characters of a prompt; the csv module's own limit, 2¹⁷, is less than what models read."""
 _TRUTH = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
 
 
@@ -69,42 +72,68 @@ class Pairs:
         return digest.hexdigest()
 
 
+def check_learnable(pairs: Pairs) -> None:
+    """Raise TrainingError unless the strong model is better on some of the prompts, and not on all."""
+    harmed = int(pairs.harm.sum())
+    if harmed in {0, len(pairs)}:
+        where = "none" if not harmed else "all"
+        raise TrainingError(
+            f"the weak model is wrong and the strong one right on {where} of these {len(pairs)} prompts: there is "
+            f"nothing to learn to tell apart; record outcomes where they differ"
+        )
+
+
 def read_pairs(paths: Sequence[Path]) -> Pairs:
     """Read one or several tables and join them.
 
     Raises DataNotFound for a file that is absent, TrainingError naming file, line and column for what is no such table.
     """
-    domains: list[str] = []
-    prompts: list[str] = []
-    outcomes: list[tuple[float, float]] = []
-    for path in paths:
-        if not path.is_file():
-            raise DataNotFound(f"there is no table at {path}")
-        try:
-            with (
-                gzip.open(path, "rt", encoding="utf-8", newline="")
-                if path.suffix == ".gz"
-                else path.open(encoding="utf-8", newline="") as file
-            ):
-                _read(csv.DictReader(file), path, domains, prompts, outcomes)
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-            raise TrainingError(f"{path} cannot be read: {error}") from error
-    if not prompts:
+    rows: list[tuple[str, str, float, float]] = []
+    before = csv.field_size_limit(LONGEST)
+    try:
+        for path in paths:
+            rows += _rows_of(path)
+    finally:
+        csv.field_size_limit(before)
+    if not rows:
         raise TrainingError(f"{', '.join(map(str, paths))}: no rows, nothing to learn from")
-    return Pairs(np.array(domains), tuple(prompts), np.array(outcomes, dtype=np.float64))
+    domains, prompts, weak, strong = zip(*rows, strict=True)
+    return Pairs(np.array(domains), prompts, np.array([weak, strong], dtype=np.float64).T)
 
 
-def _read(
-    reader: csv.DictReader[str], path: Path, domains: list[str], prompts: list[str], outcomes: list[tuple[float, float]]
-) -> None:
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+def _rows_of(path: Path) -> Iterator[tuple[str, str, float, float]]:
+    if path.is_dir():
+        raise DataNotFound(f"{path} is a directory: name the tables in it")
+    if not path.is_file():
+        raise DataNotFound(f"there is no table at {path}")
+    try:
+        # Spreadsheets put a mark of byte order before the first column's name, which "utf-8-sig" leaves out.
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8-sig", newline="") as file
+        ):
+            yield from _checked(csv.DictReader(file), path)
+    except UnicodeDecodeError as error:
+        raise TrainingError(f"{path} is no table: it is not UTF-8 text ({error}); save it as CSV in UTF-8") from error
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise TrainingError(f"{path} cannot be read: {error}") from error
+
+
+def _checked(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[str, str, float, float]]:
+    found = reader.fieldnames or ()
+    missing = [column for column in COLUMNS if column not in found]
     if missing:
-        raise TrainingError(f"{path} lacks the column {missing[0]!r}: expected {', '.join(COLUMNS)}")
+        has = f"its first line is {', '.join(found)[:80]!r}" if found else "it is empty"
+        raise TrainingError(f"{path} lacks the column {missing[0]!r}: expected {', '.join(COLUMNS)}; {has}")
     for row in reader:
-        values = [_TRUTH.get((row[column] or "").strip().lower()) for column in COLUMNS[2:]]
-        if None in values:
-            column = COLUMNS[2 + values.index(None)]
-            raise TrainingError(f"{path}, line {reader.line_num}: {column} is {row[column]!r}, expected True or False")
-        domains.append(row["domain"] or "")
-        prompts.append(row["prompt"] or "")
-        outcomes.append((values[0] or 0.0, values[1] or 0.0))
+        if None in row:
+            raise TrainingError(f"{path}, line {reader.line_num}: more fields than columns; quote those with commas")
+        outcomes = []
+        for column in COLUMNS[2:]:
+            text = row[column]
+            if text is None or text.strip().lower() not in _TRUTH:
+                is_what = "missing" if text is None else repr(text[:40])
+                raise TrainingError(f"{path}, line {reader.line_num}: {column} is {is_what}, expected True or False")
+            outcomes.append(_TRUTH[text.strip().lower()])
+        yield row["domain"] or "", row["prompt"] or "", outcomes[0], outcomes[1]

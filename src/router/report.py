@@ -15,8 +15,8 @@ from router.baselines import (
     random_order,
     text_baselines,
 )
-from router.conformal import control_risk
-from router.errors import DimensionMismatch
+from router.conformal import control_risk, required_calibration_size
+from router.errors import DimensionMismatch, InvalidRequest
 from router.evaluation import compare, split_by_domain, split_by_prompt
 from router.pairs import HEADS
 from router.prompt_model import PromptModel, PromptRecipe, need_of
@@ -41,6 +41,9 @@ ALPHAS = (0.02, 0.05, 0.1)
 RESPLITS = 200
 RELIABILITY_BINS = 10
 LENGTH, DOMAIN, COIN = "prompt length, untrained", "mean gain of the domain", "random"
+UNSEEN = "domains unseen in training"
+FEWEST_PROMPTS = 20
+"""In a half; the baselines hold a tenth of it out, and that has to have both kinds of outcomes."""
 
 
 class PromiseKept(NamedTuple):
@@ -71,6 +74,8 @@ class Evaluation:
     """The name of the model that the promises and the reliability are about."""
     promises: tuple[PromiseKept, ...]
     reliability: Mapping[str, Reliability] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Ways to split that these prompts do not allow, and why."""
 
 
 def evaluate(
@@ -89,8 +94,19 @@ def evaluate(
     A prompt model is trained anew for each split and each of ``embedders``, by name; the first of them also serves the
     baselines. ``model`` is ranked beside them as it is, on the same test halves; if it has seen these prompts, its
     figures are worth nothing. Promises and reliability are those of ``model``, or else of the prompt model of the first
-    embedder. ``tell`` hears what is being done. Raises InvalidRequest when the strong model gains nothing.
+    embedder; promises for which a half is too small are left out. ``tell`` hears what is being done. Raises
+    InvalidRequest when there are too few prompts or the strong model gains nothing.
     """
+    ways = {"equal prompts on one side": split_by_prompt}
+    if (reason := _not_measurable(pairs, split_by_prompt, splits)) is not None:
+        raise InvalidRequest(f"there is nothing to measure a router by: {reason}; record more outcomes")
+    left_out: dict[str, str] = {}
+    if unseen_domains and len(set(pairs.domains.tolist())) > 1:
+        reason = _not_measurable(pairs, split_by_domain, splits)
+        if reason is None:
+            ways[UNSEEN] = split_by_domain
+        else:
+            left_out[UNSEEN] = reason
     recipe = recipe or PromptRecipe.for_prompts(len(pairs) // 2)
     chunks = {name: _embedded(pairs, embedder, recipe.chunk_count, name, tell) for name, embedder in embedders.items()}
     first = next(iter(embedders))
@@ -106,9 +122,6 @@ def evaluate(
         methods[_title(name)] = _trained_anew(chunks[name], name, recipe, kept)
     if model is not None:
         methods["the given model"] = _as_it_is(model, pairs, chunks, qualities)
-    ways = {"equal prompts on one side": split_by_prompt}
-    if unseen_domains and DOMAIN in methods:
-        ways["domains unseen in training"] = split_by_domain
     comparisons = {}
     promises: tuple[PromiseKept, ...] = ()
     reliability: dict[str, Reliability] = {}
@@ -124,10 +137,41 @@ def evaluate(
         if not promises:
             halves = [pairs.take(split(pairs, number)[1]) for number in range(splits)]
             tell(f"{RESPLITS} splits for each promise")
-            promises = tuple(_promise(halves, qualities, alpha) for alpha in alphas)
+            known = min(map(len, halves)) // 2
+            promises = tuple(
+                _promise(halves, qualities, alpha) for alpha in alphas if required_calibration_size(alpha) <= known
+            )
             reliability = _reliability(halves, qualities)
     ours = "the given model" if model is not None else _title(first)
-    return Evaluation(comparisons, ours, promises, reliability)
+    return Evaluation(comparisons, ours, promises, reliability, left_out)
+
+
+def _not_measurable(pairs: Pairs, split: Callable[[Pairs, int], tuple[Places, Places]], splits: int) -> str | None:
+    """Return why models cannot be compared on these halves; None where they can."""
+    # A head that is always or never right can be learned, a single exception cannot be shared by two parts.
+    kinds = (
+        ("have the weak model right", pairs.outcomes[:, 0], {1}),
+        ("have the strong model right", pairs.outcomes[:, 1], {1}),
+        ("have the weak model wrong and the strong one right", pairs.harm, {0}),
+    )
+    for number in range(splits):
+        training, test = split(pairs, number)
+        least = min(len(training), len(test))
+        if least < FEWEST_PROMPTS:
+            return f"split {number + 1} has a half of {least} prompts, where {FEWEST_PROMPTS} are the least"
+        if not pairs.gain[test].sum() > 0.0:
+            return (
+                f"the strong model is right on no more of the {len(test)} prompts to test on in split {number + 1} "
+                f"than the weak one, so there is no gap to recover"
+            )
+        for kind, outcomes, too_rare in kinds:
+            count = int(outcomes[training].sum())
+            if min(count, len(training) - count) in too_rare:
+                return (
+                    f"in split {number + 1}, {count} of the {len(training)} prompts to train on {kind}, so there is "
+                    f"nothing to learn to tell apart"
+                )
+    return None
 
 
 def _tell_fit(tell: Callable[[str], object], way: str, method: str, split: int) -> None:

@@ -1,3 +1,4 @@
+import csv
 import gzip
 import os
 from pathlib import Path
@@ -142,11 +143,17 @@ def test_tables_are_read_and_joined(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"domain,prompt,weak_correct\n", "lacks the column 'strong_correct'"),
+        (
+            b"domain,prompt,weak_correct\n",
+            "lacks the column 'strong_correct': .*; its first line is 'domain, prompt, weak",
+        ),
+        (b"", "lacks the column 'domain': .*; it is empty"),
+        (b"domain,prompt,weak_correct,strong_correct\nm,p,True,False\nm,a, b,True,False\n", "line 3: more fields"),
+        (b"domain,prompt,weak_correct,strong_correct\nm,p,NaN,True\n", "line 2: weak_correct is 'NaN'"),
         (b"domain,prompt,weak_correct,strong_correct\nm,p,True,maybe\n", "line 2: strong_correct is 'maybe'"),
-        (b"domain,prompt,weak_correct,strong_correct\nm,p\n", "line 2: weak_correct is None"),
+        (b"domain,prompt,weak_correct,strong_correct\nm,p\n", "line 2: weak_correct is missing"),
         (b"domain,prompt,weak_correct,strong_correct\n", "no rows"),
-        (b"\xff\xfe\n", "cannot be read"),
+        (b"\xff\xfe\n", "is not UTF-8 text"),
     ],
 )
 def test_a_table_that_is_none_is_refused_with_its_place(tmp_path, content, reason):
@@ -157,12 +164,23 @@ def test_a_table_that_is_none_is_refused_with_its_place(tmp_path, content, reaso
         read_pairs([path])
 
 
+def test_a_table_of_a_spreadsheet_with_long_prompts_is_read(tmp_path):
+    """A mark of byte order is no part of the first column's name, and a prompt may have a million characters."""
+    path, limit = tmp_path / "t.csv", csv.field_size_limit()
+    long = "why " * 250_000
+    path.write_text(f"domain,prompt,weak_correct,strong_correct\nm,{long},False,True\n", encoding="utf-8-sig")
+    assert read_pairs([path]).prompts == (long,)
+    assert csv.field_size_limit() == limit, "the setting belongs to the whole process"
+
+
 def test_a_truncated_or_absent_file_is_an_error(tmp_path):
     """A gzip file that was cut off, and no file at all, say so."""
     path = tmp_path / "t.csv.gz"
-    path.write_bytes(gzip.compress(os.urandom(9) + b"," * 99 + b"\n")[:-12])
+    path.write_bytes(gzip.compress(b"domain,prompt,weak_correct,strong_correct\n" + b"m,p,True,True\n" * 99)[:-12])
     with pytest.raises(TrainingError, match="cannot be read"):
         read_pairs([path])
+    with pytest.raises(DataNotFound, match="is a directory: name the tables in it"):
+        read_pairs([tmp_path])
     with pytest.raises(DataNotFound, match=r"absent\.csv"):
         read_pairs([tmp_path / "absent.csv"])
 

@@ -151,7 +151,7 @@ def test_a_file_of_the_other_kind_or_altered_is_refused(tmp_path):
     ):
         load_model(path)
     with pytest.raises(
-        ModelFormatError, match=r"expected 'eventcore-router-prompt-v1' or .*; use a bundled one or train"
+        ModelFormatError, match=r"expected 'eventcore-router-prompt-v1' or .*; use a bundled prompt model or"
     ):
         load_prompt_model(BUNDLED_MODEL)
     data = bytearray(path.read_bytes())
