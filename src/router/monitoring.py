@@ -1,4 +1,4 @@
-"""What is watched of the packs: the guides' panels and alerts, with what they need to be shown right.
+"""What is watched of the packs: the guides' panels and alerts, with what they need to be shown right, and our own.
 
 Every expression of the Tiny Dancer guide returns data on our series as printed, so none is corrected. Added to its
 alerts: a severity, by which Alertmanager routes, and recording rules for what dashboards ask for most.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from eventcore.monitoring import Alert, BadCase, LogAlert, Monitoring, Panel, Query, Recording, RuleGroup
 
-__all__ = ["TINY_DANCER"]
+__all__ = ["ROUTER", "TINY_DANCER"]
 
 _P95 = "histogram_quantile(0.95, rate(tiny_dancer_routing_latency_seconds_bucket[5m]))"
 _LATENCY = "tiny_dancer_routing_latency_seconds_bucket"
@@ -123,3 +123,117 @@ TINY_DANCER = Monitoring(
     ),
 )
 """The Tiny Dancer guide's dashboard and alerts; the alert over logs is modelled on the MoE guide's."""
+
+
+def _mean(metric: str) -> str:
+    return f"rate({metric}_sum[5m]) / rate({metric}_count[5m])"
+
+
+def _mean_by_job(metric: str) -> str:
+    return f"sum by (job) (rate({metric}_sum[5m])) / sum by (job) (rate({metric}_count[5m]))"
+
+
+_UNKNOWN = 'sum by (job) (rate(router_feedback_total{status="unknown"}[15m]))'
+
+ROUTER = Monitoring(
+    title="Router in service",
+    panels=(
+        Panel(
+            title="Quality of Answers",
+            queries=(
+                Query(_mean("router_feedback_quality"), "told by feedback"),
+                Query(_mean("router_feedback_expected_quality"), "expected"),
+            ),
+            unit="percentunit",
+            description="Means over the answers that there was feedback on. Where they part, calibration drifts.",
+        ),
+        Panel(title="Feedback", queries=(Query("rate(router_feedback_total[5m])", "{{status}}"),), unit="ops"),
+        Panel(
+            title="Drift",
+            queries=(Query("router_drift_distance", "{{kind}}"),),
+            description="Distance of the last window; if not set otherwise the limit is 0.25, of calibration 0.1.",
+        ),
+        Panel(title="Backends", queries=(Query("router_breaker_state", "{{breaker}}"),), states=_STATES),
+        Panel(
+            title="P95 of Reading a Prompt",
+            queries=(
+                Query("histogram_quantile(0.95, rate(router_prompt_assessment_duration_seconds_bucket[5m]))", "p95"),
+            ),
+            unit="s",
+        ),
+        Panel(
+            title="Shadow Disagreement",
+            queries=(
+                Query(
+                    "rate(router_shadow_disagreements_total[5m]) / rate(router_shadow_candidates_total[5m])",
+                    "share of candidates",
+                ),
+            ),
+            unit="percentunit",
+        ),
+    ),
+    groups=(
+        RuleGroup(
+            "router",
+            (
+                Alert(
+                    name="RouterDrift",
+                    expr="increase(router_drift_detected_total[15m]) > 0",
+                    for_="1m",
+                    summary="Drift of {{ $labels.kind }}",
+                    description="What is routed is no longer what the model was made for",
+                    bad=BadCase(
+                        series={'router_drift_detected_total{kind="needs"}': "0x3 1x20"},
+                        after="10m",
+                        labels={"kind": "needs"},
+                    ),
+                    good={'router_drift_detected_total{kind="needs"}': "1x20"},
+                ),
+                Alert(
+                    name="BackendOpen",
+                    expr='router_breaker_state{breaker=~"backend:.*"} == 2',
+                    for_="1m",
+                    severity="critical",
+                    summary="The circuit breaker of {{ $labels.breaker }} is open",
+                    bad=BadCase(
+                        series={'router_breaker_state{breaker="backend:gpt-4"}': "0 2x20"},
+                        after="5m",
+                        labels={"breaker": "backend:gpt-4"},
+                    ),
+                    good={'router_breaker_state{breaker="backend:gpt-4"}': "0 2 1 0x20"},
+                ),
+                Alert(
+                    name="FeedbackFindsNoRequest",
+                    expr=f"{_UNKNOWN} / sum by (job) (rate(router_feedback_total[15m])) > 0.1",
+                    for_="5m",
+                    summary="Feedback finds no request that waits for it",
+                    description="{{ $value | humanizePercentage }} of feedback is unknown: raise max_waiting of the "
+                    "history, or let all processes open the same file",
+                    bad=BadCase(
+                        series={
+                            'router_feedback_total{job="app",status="unknown"}': "0+30x30",
+                            'router_feedback_total{job="app",status="accepted"}': "0+70x30",
+                        },
+                        after="25m",
+                        labels={"job": "app"},
+                        value="30%",
+                    ),
+                    good={
+                        'router_feedback_total{job="app",status="unknown"}': "0+1x30",
+                        'router_feedback_total{job="app",status="accepted"}': "0+99x30",
+                    },
+                ),
+            ),
+        ),
+        RuleGroup(
+            "router_recording",
+            (
+                Recording("job:router_feedback_quality:mean_5m", _mean_by_job("router_feedback_quality")),
+                Recording(
+                    "job:router_feedback_expected_quality:mean_5m", _mean_by_job("router_feedback_expected_quality")
+                ),
+            ),
+        ),
+    ),
+)
+"""What a router in service does beside routing: backends, prompts, feedback, drift, the shadow model."""

@@ -28,8 +28,8 @@ def eventcore_packs() -> dict[str, str]:
 
 @hookimpl
 def eventcore_monitoring() -> dict[str, str]:
-    """Return the guides' panels and alerts, by pack."""
-    return {"tiny_dancer": "router.monitoring:TINY_DANCER"}
+    """Return the guides' panels and alerts, and our own, by pack."""
+    return {"tiny_dancer": "router.monitoring:TINY_DANCER", "router": "router.monitoring:ROUTER"}
 
 
 @hookimpl

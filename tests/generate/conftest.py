@@ -14,7 +14,7 @@ service = "tiny-dancer"
 version = "1.2.3"
 
 [handlers.metric]
-packs = ["tiny_dancer"]
+packs = ["tiny_dancer", "router"]
 
 [http]
 port = 9090

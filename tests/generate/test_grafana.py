@@ -32,6 +32,7 @@ def test_there_is_one_for_each_pack(dashboards):
     """Each enabled pack has a dashboard, and so has the bus."""
     assert {name: board["title"] for name, board in dashboards.items()} == {
         "tiny_dancer.json": "Tiny Dancer Routing",
+        "router.json": "Router in service",
         "eventcore.json": "eventcore",
     }
 
