@@ -408,10 +408,9 @@ class Router:
         places = np.delete(np.arange(len(pool)), refusing)
         if not len(places):
             waits_s = min(self.backends.get(name).retry_after_s for name in pool.ids)
+            again = f"the first is tried again in {waits_s:.1f} s" if waits_s < math.inf else "forced so: reset() them"
             raise BreakerOpen(
-                f"the circuit breakers of all {len(pool)} candidates are open; the first is tried again in "
-                f"{waits_s:.1f} s",
-                retry_after_s=waits_s,
+                f"the circuit breakers of all {len(pool)} candidates are open; {again}", retry_after_s=waits_s
             )
         if policy is None or len(places) == 1:
             return int(places[quality[places].argmax()])
