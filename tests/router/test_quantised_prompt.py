@@ -106,7 +106,7 @@ def test_what_is_said_of_a_calibration_goes_with_it():
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not there: name their folder in EVENTCORE_DATA")
 def test_eight_bits_cost_next_to_nothing_on_real_prompts():
-    """Learned from half of the shared maths prompts, a model ranks the other half as well in eight bits, to 0.005 APGR."""
+    """Learned from half of the shared maths prompts, a model ranks the other half as well in them, to 0.005 APGR."""
     pairs = read_pairs([DATA / "gsm8k.csv.gz"])
     training, test = split_by_prompt(pairs, 0)
     known, new = pairs.take(training), pairs.take(test)
