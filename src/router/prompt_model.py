@@ -6,18 +6,20 @@ the heads is what the strong one would gain: the *need*. Two heads are better th
 wrong" (measured: 0.04 to 0.07 APGR), because much that the weak model fails on the strong one fails on too.
 
 The network does not begin from nothing. Ranking prompts by their length, untrained, beats many a trained router, so a
-*prior* says that a longer prompt is harder for a weaker model, and the network is trained to say what differs from it.
-Where it has learned nothing, on few examples or on prompts unlike them, the order of the lengths is what remains.
+*prior* says that a longer prompt is harder for a weaker model, and the network is trained to say what differs from it;
+the fewer the prompts it has learned from, the less that counts. Where nothing was learned, on few prompts or on ones
+unlike them, the order of the lengths is what remains.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from router.errors import DimensionMismatch, InferenceError, NonFiniteInput, TrainingError
+from router.errors import ConfigError, DimensionMismatch, InferenceError, NonFiniteInput, TrainingError
 from router.fastgrnn import CompiledFastGRNN, FastGRNN, FastGRNNConfig
 from router.prompts import SURFACE_NAMES, embed_chunks, surface_features
 from router.training import Examples, TrainingConfig, binary_cross_entropy, train
@@ -41,6 +43,11 @@ PROMPT_TRAINING = TrainingConfig(
 """Chosen on 20 splits of the maths prompts and 3 of MMLU; neighbouring values are within 0.01 APGR."""
 
 FEW_PROMPTS = 2000
+FEWEST_STEPS = 500
+"""Below it a network is still near its random beginning, which ranks prompts at random."""
+
+USUAL_SPREAD = 0.3
+"""Of the logarithm of the length, about as within a subject of MMLU; where lengths differ less, they say less."""
 
 CLIP = 3.0
 """Surface features further than this many standard deviations from the mean are as good as at it."""
@@ -51,21 +58,41 @@ class PromptRecipe:
     """How a prompt model is made: how many chunks, principal components and hidden units, and how it is trained.
 
     ``length_prior`` is by how much the logit of the weakest model's head falls, before anything is learned, for each
-    standard deviation of the logarithm of the length; the strongest model's does not, those between in equal steps.
+    standard deviation (at least 0.3) of the logarithm of the length; the strongest model's does not, those between in
+    equal steps.
+    ``prior_prompts`` is how many prompts the prior counts as: what the network has learned from n distinct ones is
+    weighed n / (n + prior_prompts), as is an average of few claims in credibility theory (Bühlmann 1967, "Experience
+    Rating and Credibility").
     """
 
     chunk_count: int = 8
     components: int = 32
     hidden_size: int = 32
     training: TrainingConfig = PROMPT_TRAINING
-    length_prior: float = 0.2
+    length_prior: float = 0.3
+    prior_prompts: int = 200
+
+    def __post_init__(self) -> None:
+        """Check the prior."""
+        if not (0.0 <= self.length_prior < math.inf and self.prior_prompts >= 0):
+            raise ConfigError(
+                f"the recipe's length_prior is {self.length_prior!r} and its prior_prompts {self.prior_prompts!r}: "
+                f"neither may be negative"
+            )
 
     @classmethod
     def for_prompts(cls, count: int) -> Self:
         """Return what measured best for about that many prompts: below 2,000 a smaller network, held shorter."""
         if count >= FEW_PROMPTS:
             return cls()
-        return cls(hidden_size=16, training=replace(PROMPT_TRAINING, epochs=60, l2=1e-2, input_noise=1.5))
+        batches = math.ceil(max(count, 1) / PROMPT_TRAINING.batch_size)
+        epochs = max(60, math.ceil(FEWEST_STEPS / batches))
+        return cls(hidden_size=16, training=replace(PROMPT_TRAINING, epochs=epochs, l2=1e-2, input_noise=1.5))
+
+    def weight_of(self, prompts: Sequence[str]) -> float:
+        """Return how much what is learned from ``prompts`` counts beside the prior, 0 to 1; equal ones count once."""
+        distinct = len(set(prompts))
+        return distinct / (distinct + self.prior_prompts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,6 +200,7 @@ class PromptModel:
         projection, offset = _principal_components(rows, min(recipe.components, rows.shape[1]))
         surface = surface_features(prompts).astype(np.float64)
         mean, std = surface.mean(axis=0), surface.std(axis=0)
+        length_prior = recipe.length_prior * min(float(std[0]) / USUAL_SPREAD, 1.0)
         std = np.where(std < 1e-8, 1.0, std)
         config = FastGRNNConfig(projection.shape[1] + len(SURFACE_NAMES), recipe.hidden_size, len(heads))
         untrained = cls(
@@ -183,7 +211,7 @@ class PromptModel:
             offset=offset.astype(np.float32),
             surface_mean=mean.astype(np.float32),
             surface_std=std.astype(np.float32),
-            length_slope=np.linspace(-recipe.length_prior, 0.0, len(heads), dtype=np.float32),
+            length_slope=np.linspace(-length_prior, 0.0, len(heads), dtype=np.float32),
             network=FastGRNN.initialise(config, seed=seed),
         )
         network = untrained.network
@@ -197,6 +225,7 @@ class PromptModel:
             loss=_loss_beside_prior,
             on_epoch=on_epoch,
         )
+        _weigh(network, recipe.weight_of(prompts), outcomes)
         return replace(untrained, network=network)  # compiled anew
 
     @property
@@ -256,6 +285,14 @@ def need_of(quality: Array) -> Array:
 def _loss_beside_prior(logits: Array, targets: Array) -> tuple[float, Array]:
     """Return the binary cross-entropy of ``logits`` added to the prior's; targets (n, heads, 2) hold outcome, prior."""
     return binary_cross_entropy(logits + targets[:, :, 1], targets[:, :, 0])
+
+
+def _weigh(network: FastGRNN, weight: float, outcomes: Array) -> None:
+    """Draw what ``network`` says, in logits, towards the mean ``outcomes`` (n, heads); at ``weight`` 1 it stays."""
+    rates = (outcomes.sum(axis=0) + 0.5) / (len(outcomes) + 1.0)
+    network.parameters["head_weight"] *= weight
+    network.parameters["head_bias"] *= weight
+    network.parameters["head_bias"] += (1.0 - weight) * np.log(rates / (1.0 - rates))
 
 
 def _principal_components(rows: Array, count: int) -> tuple[Array, Array]:

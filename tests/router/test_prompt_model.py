@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from router.embedding import HashingEmbedder
-from router.errors import DimensionMismatch, InferenceError, ModelFormatError, NonFiniteInput, TrainingError
+from router.errors import (
+    ConfigError,
+    DimensionMismatch,
+    InferenceError,
+    ModelFormatError,
+    NonFiniteInput,
+    TrainingError,
+)
 from router.model import Provenance
 from router.model_file import BUNDLED_MODEL, PROMPT_FORMAT, load_model, load_prompt_model, save_prompt_model
 from router.model_store import write_model
@@ -21,25 +28,25 @@ RECIPE = PromptRecipe(
 )
 
 
-def _task(count, seed):
+def _task(count, seed, lengths=(12, 13)):
     """Prompts of one of two vocabularies; the weak model knows only the first, the strong one both."""
     random = np.random.default_rng(seed)
     kind = random.integers(0, 2, count)
-    prompts = [" ".join(f"{'ab'[k]}{random.integers(30)}" for _ in range(12)) for k in kind]
+    prompts = [" ".join(f"{'ab'[k]}{random.integers(30)}" for _ in range(random.integers(*lengths))) for k in kind]
     weak = random.uniform(size=count) < np.where(kind == 0, 0.9, 0.1)
     strong = random.uniform(size=count) < 0.9
     return prompts, kind, np.stack([weak, strong], axis=1).astype(float)
 
 
-def _fit(count=300, seed=0, **given):
-    prompts, _, outcomes = _task(count, 1)
+def _fit(count=300, seed=0, lengths=(12, 13), **given):
+    prompts, _, outcomes = _task(count, 1, lengths)
     chunks = embed_chunks(prompts, HashingEmbedder(64), 4)
     return PromptModel.fit(HEADS, prompts, chunks, outcomes, embedder="hashing:64", recipe=RECIPE, seed=seed, **given)
 
 
 def test_it_learns_which_prompts_need_the_strong_model():
     """On prompts never seen, those that the weak model fails on rank above the others, by far."""
-    model = _fit()
+    model = _fit(600)
     prompts, kind, _ = _task(200, 2)
     quality = model.quality_of_text(prompts, HashingEmbedder(64))
     assert quality.shape == (200, 2)
@@ -50,7 +57,7 @@ def test_it_learns_which_prompts_need_the_strong_model():
 
 def test_the_prior_orders_prompts_by_length_however_long():
     """With a network that says nothing the need rises with the length, far beyond any length in training, too."""
-    model = _fit(60)
+    model = _fit(60, lengths=(5, 40))
     silent = {name: np.zeros_like(array) for name, array in model.network.parameters.items()}
     model = replace(model, network=type(model.network)(model.network.config, silent))
     prompts = ["a", "a" * 10, "a " * 40, "a " * 100, "a " * 1000, "a " * 100_000]
@@ -60,7 +67,7 @@ def test_the_prior_orders_prompts_by_length_however_long():
 
 def test_the_weakest_head_falls_with_the_length_and_the_strongest_does_not():
     """The prior's slopes go in equal steps from what the recipe says to none; a model needs one for each head."""
-    prompts, _, outcomes = _task(40, 1)
+    prompts, _, outcomes = _task(40, 1, (5, 40))
     three = np.column_stack([outcomes, outcomes[:, 1]])
     model = PromptModel.fit(
         ("a", "b", "c"),
@@ -73,6 +80,62 @@ def test_the_weakest_head_falls_with_the_length_and_the_strongest_does_not():
     assert model.length_slope.tolist() == pytest.approx([-0.4, -0.2, 0.0])
     with pytest.raises(DimensionMismatch, match="one each"):
         replace(model, length_slope=model.length_slope[:2])
+
+
+def test_lengths_that_hardly_differ_say_little():
+    """The prior's slope for a standard deviation shrinks with it: fixed-form prompts are not ranked by a character."""
+    assert _fit(60, lengths=(5, 40)).length_slope[0] == pytest.approx(-RECIPE.length_prior)
+    assert -0.1 < _fit(60).length_slope[0] < 0.0
+
+
+def test_what_is_learned_from_few_prompts_counts_for_little():
+    """The more prompts the prior counts as, the nearer all probabilities are to the mean outcome.
+
+    Equal prompts count once: a table of 30 prompts, ten times over, is one of 30.
+    """
+    prompts, _, outcomes = _task(30, 1)
+    chunks = embed_chunks(prompts, HashingEmbedder(64), 4)
+    new, _, _ = _task(200, 2)
+    spreads = []
+    for prior_prompts in (0, 30, 300):
+        recipe = replace(RECIPE, prior_prompts=prior_prompts, length_prior=0.0)
+        model = PromptModel.fit(
+            HEADS, prompts * 10, np.tile(chunks, (10, 1, 1)), np.tile(outcomes, (10, 1)), embedder="x", recipe=recipe
+        )
+        quality = model.quality(new, embed_chunks(new, HashingEmbedder(64), 4))
+        spreads.append(quality[:, 0].std())
+        assert recipe.weight_of(prompts * 10) == pytest.approx(30 / (30 + prior_prompts))
+    assert spreads[0] > 1.5 * spreads[1] > 3.0 * spreads[2]
+    assert abs(quality[:, 0] - outcomes[:, 0].mean()).max() < 0.15
+
+
+@pytest.mark.parametrize("rates", [(0.02, 0.5), (0.98, 1.0), (0.0, 0.0), (1.0, 1.0)], ids=str)
+def test_outcomes_that_are_nearly_all_alike_train_a_model(rates):
+    """A weak model that is hardly ever right, or always: probabilities near the rate, no overflow, no error."""
+    prompts, _, _ = _task(120, 1, (1, 60))
+    random = np.random.default_rng(0)
+    outcomes = (random.uniform(size=(120, 2)) < rates).astype(float)
+    chunks = embed_chunks(prompts, HashingEmbedder(64), 8)
+    model = PromptModel.fit(HEADS, prompts, chunks, outcomes, embedder="hashing:64")
+    quality = model.quality(prompts, chunks)
+    assert np.abs(quality.mean(axis=0) - outcomes.mean(axis=0)).max() < 0.05
+
+
+def test_a_few_prompts_are_enough_not_to_fail():
+    """Two prompts, one of them empty, train a model that ranks what it reads, whatever it is, by length."""
+    prompts = ["", "\u092a\u0939\u0932\u093e \u6570\u5b66 \U0001f600" * 3]
+    chunks = embed_chunks(prompts, HashingEmbedder(64), 8)
+    model = PromptModel.fit(HEADS, prompts, chunks, np.array([[1.0, 1.0], [0.0, 1.0]]), embedder="hashing:64")
+    need = need_of(model.quality_of_text(["x", "\ud800" * 50, "y" * 1_000_000], HashingEmbedder(64)))
+    assert np.isfinite(need).all()
+    assert (np.diff(need) > 0.0).all()
+
+
+def test_a_recipe_whose_prior_makes_no_sense_is_refused():
+    """Negative or infinite priors are errors that name them."""
+    for given in ({"length_prior": -0.1}, {"length_prior": np.inf}, {"prior_prompts": -1}):
+        with pytest.raises(ConfigError, match=next(iter(given))):
+            PromptRecipe(**given)
 
 
 def test_training_is_reproducible_bit_for_bit():
