@@ -5,7 +5,9 @@ import pydantic
 import pytest
 
 import eventcore as ec
-from tests.support.handlers import Collect, CollectBatches, Held, eventually, workers
+from eventcore.delivery import SLICE_S, Queue
+from eventcore.ledger import Ledger
+from tests.support.handlers import Clock, Collect, CollectBatches, Held, eventually, workers
 from tests.support.numbered import Numbered, Work, numbers, row_of
 
 
@@ -63,6 +65,29 @@ def test_events_and_operations_share_one_order(emitter):
     emitter.emit(Numbered(n=4))
     assert emitter.flush()
     assert handler.names == ["numbered", "numbered", "work", "alarm", "numbered"]
+
+
+def test_a_worker_gives_way_after_each_slice(emitter):
+    """A worker that has much to do lets other threads run every ``SLICE_S``, however many batches that is."""
+    envelopes = emitter.add_handler(Collect(delivery="inline"))
+    for n in range(13):
+        emitter.emit(Numbered(n=n))
+    clock, gave_way = Clock(), []
+
+    def take_time(envelope):
+        if envelope.event.n == 0:
+            assert all_are_queued.wait(30)
+        clock.advance(0.4 * SLICE_S)
+
+    all_are_queued = threading.Event()
+    handler = emitter.add_handler(Collect(act=take_time, linger_s=0, batch_size=1))
+    queue = Queue(Ledger(), now_s=lambda: clock.monotonic / 1e9, give_way=lambda _: gave_way.append(len(handler.got)))
+    queue.attach(emitter.attachments[1])
+    for envelope in envelopes.got:
+        queue.put(envelope)
+    all_are_queued.set()
+    assert queue.close(10) == 0
+    assert gave_way == [3, 6, 9, 12, 13]
 
 
 def test_batches_are_small(emitter, held):

@@ -51,9 +51,17 @@ class Queue:
     backlog = 0
     """Envelopes that wait elsewhere: in the journal, for a durable handler."""
 
-    def __init__(self, ledger: Ledger, time_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        time_ns: Callable[[], int] = time.time_ns,
+        now_s: Callable[[], float] = time.perf_counter,
+        give_way: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._ledger = ledger
         self._time_ns = time_ns
+        self._now_s = now_s
+        self._give_way = give_way
         self._items: deque[Envelope | Barrier] = deque()
         self._ripe: list[Barrier] = []
         self._renew()
@@ -187,14 +195,14 @@ class Queue:
 
     def _drain(self, signal: threading.Lock) -> None:
         while (self._items or self._ripe) and self._signal is signal:
-            until = time.perf_counter() + SLICE_S
-            while time.perf_counter() < until and (self._items or self._ripe):
+            until = self._now_s() + SLICE_S
+            while self._now_s() < until and (self._items or self._ripe):
                 batch, barrier = self._take()
                 if batch:
                     self._handle(batch)
                 if barrier or self._ripe:
                     self._pass(barrier)
-            time.sleep(0)
+            self._give_way(0)
 
     def _take(self) -> tuple[list[Envelope], Barrier | None]:
         batch: list[Envelope] = []
