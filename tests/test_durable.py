@@ -161,6 +161,20 @@ def test_leftovers_are_handled_without_a_new_event(latch):
         until(lambda: amounts(handler) == [1])
 
 
+def test_a_flush_waits_for_leftovers(latch):
+    """What an earlier run has left was accepted before the flush, so it is handed over when the flush returns."""
+    with running(Collect(act=lambda _: latch.wait(), delivery="durable")) as emitter:
+        for n in range(20):
+            emitter.emit(Paid(amount=n))
+        until(lambda: emitter.attachments[0].queue.backlog == 20)
+        emitter.shutdown(0.1)
+    handler = Collect(act=lambda _: time.sleep(0.005), delivery="durable", batch_size=3)
+    with running(handler) as emitter:
+        assert emitter.flush(10)
+        assert (len(handler.got), handler.flushed) == (20, 1)
+        assert emitter.ledger().handler("collect").pending == 0
+
+
 def test_a_handler_that_fails_for_a_while_loses_nothing():
     """Retries hold their batch at the head: what failed is tried again until it succeeds, in order."""
     left = [4]

@@ -1,14 +1,18 @@
 import os
+import sqlite3
+import tempfile
 import threading
 from collections import Counter
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import eventcore as ec
+from eventcore.journal_config import JournalConfig
 from eventcore.ledger import DROP_REASONS
-from tests.support.handlers import Collect
+from tests.support.handlers import Clock, Collect, eventually
 
 
 class Told(ec.Event, name="machine.told", category="data"):
@@ -26,82 +30,115 @@ class Work(ec.Operation, name="machine.work", category="execution"):
 MINE = {"machine.told", "machine.warned", "machine.work"}
 OPTIONS = st.fixed_dictionaries(
     {
-        "delivery": st.sampled_from(["inline", "queued", "queued"]),
-        "sampling": st.sampled_from([1.0, 1.0, 0.5, 0.0]),
+        "delivery": st.sampled_from(["inline", "queued", "queued", "durable", "durable"]),
+        "sampling": st.sampled_from([1.0, 1.0, 1.0, 0.5, 0.0]),
         "queue_size": st.sampled_from([1, 4, 1000]),
         "overflow": st.sampled_from(["drop_newest", "drop_oldest", "block"]),
         "block_timeout_s": st.just(0.001),
         "batch_size": st.sampled_from([1, 3, 100]),
-        "min_severity": st.sampled_from(["trace", "warning"]),
+        "min_severity": st.sampled_from(["trace", "trace", "warning"]),
         "linger_s": st.just(0),
     }
 )
+FAILS = st.sampled_from(["never", "never", "sometimes", "always"])
 PLACE = st.integers(0, 3)
+POISON = 3
 
 
 class Gated(Collect):
-    """Waits at a gate that the machine closes and opens, then fails if it is told to."""
+    """Waits at a gate that the machine closes and opens, then fails if it is told to: for all events, or for some."""
 
-    def __init__(self, **options):
+    def __init__(self, fails, **options):
         super().__init__(act=self._pass, **options)
         self.gate = threading.Event()
         self.gate.set()
-        self.fails = False
+        self.fails = fails
 
-    def _pass(self, _envelope):
+    @property
+    def is_durable(self):
+        """Whether it is behind the journal."""
+        return self.config.delivery == "durable"
+
+    def relent(self):
+        """Let everything through that waits; what a durable handler fails on would wait for ever."""
+        self.gate.set()
+        if self.is_durable:
+            self.fails = "never"
+
+    def _pass(self, envelope):
         if not self.gate.wait(20):
             raise TimeoutError("nobody opened the gate")
-        if self.fails:
+        if self.fails == "always" or (self.fails == "sometimes" and envelope.get("n") == POISON):
             raise OSError("told to fail")
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """One life of an emitter: the ledger against counts that are kept beside it by callers, sinks and queues."""
+    """Lives of an emitter on one journal: the ledger against counts kept by callers, sinks, queues and the file."""
 
     def __init__(self):
         super().__init__()
-        self.emitter = ec.Emitter()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name, "journal.db")
+        self.forks = 0
+        self.restarts = 0
+        self._live()
+
+    def _live(self):
+        self.clock = Clock()
+        self.emitter = ec.Emitter(clock=self.clock, journal=JournalConfig(path=self.path, max_attempts=2))
+        self.left = self._in_file()  # by an earlier life
         self.mine = []  # every handler there ever was; a name may come back
         self.names = 0
         self.open = []
         self.started = 0
         self.emitted = Counter()  # (handler, event): what the machine itself has emitted while it was attached
-        self.forks = 0
         self.is_shut = False
         self.before = Counter()
 
+    def _in_file(self):
+        """Return how many rows are in the journal, by handler, event and phase, as SQLite itself sees it."""
+        if not self.path.exists():
+            return Counter()
+        file = sqlite3.connect(self.path)
+        try:
+            rows = file.execute("SELECT handler, event, phase, count(*) FROM rows GROUP BY 1, 2, 3").fetchall()
+        finally:
+            file.close()
+        return Counter({(handler, event, phase): number for handler, event, phase, number in rows})
+
     # -- what may happen ---------------------------------------------------------------------------------------------
 
-    @initialize(options=OPTIONS)
-    def begin(self, options):
+    @initialize(options=OPTIONS, fails=FAILS)
+    def begin(self, options, fails):
         """Begin with one handler."""
-        self._add(options)
+        self._add(options, fails)
 
-    def _add(self, options, name=None):
+    def _add(self, options, fails, name=None):
         self.names += name is None
-        self.mine.append(self.emitter.add_handler(Gated(**options), name=name or f"h{self.names}"))
+        self.mine.append(self.emitter.add_handler(Gated(fails, **options), name=name or f"h{self.names}"))
+        self._emit(Told, 5)  # else there is nothing to do for it in many lives
 
     @precondition(lambda self: len(self.emitter.handlers) < 4 and not self.is_shut)
-    @rule(options=OPTIONS)
-    def add(self, options):
+    @rule(options=OPTIONS, fails=FAILS)
+    def add(self, options, fails):
         """Add a handler."""
-        self._add(options)
+        self._add(options, fails)
 
     @precondition(lambda self: self.emitter.handlers and not self.is_shut)
     @rule(place=PLACE)
     def remove(self, place):
         """Remove a handler; what it had accepted it still gets."""
         handler = self._handler(place)
-        handler.gate.set()
+        handler.gate.set()  # one that is durable and fails leaves in the journal what it had accepted
         assert self.emitter.remove_handler(handler) == 0
 
     @precondition(lambda self: self.emitter.handlers and not self.is_shut)
-    @rule(place=PLACE, options=OPTIONS)
-    def reconfigure(self, place, options):
+    @rule(place=PLACE, options=OPTIONS, fails=FAILS)
+    def reconfigure(self, place, options, fails):
         """Put another handler in the place of one, under the same name."""
         handler = self._handler(place)
         self.remove(place)
-        self._add(options, handler.name)
+        self._add(options, fails, handler.name)
 
     def _handler(self, place):
         handlers = self.emitter.handlers
@@ -109,6 +146,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(event_type=st.sampled_from([Told, Warned]), times=st.integers(1, 12))
     def emit(self, event_type, times):
+        """Emit."""
+        self._emit(event_type, times)
+
+    def _emit(self, event_type, times):
         """Emit, and count for every handler that is there; what nobody wants is not counted."""
         spec = event_type.__event__
         if self.emitter.enabled(event_type):
@@ -132,17 +173,17 @@ class LedgerMachine(RuleBasedStateMachine):
         self.open.pop().end(outcome)
 
     @precondition(lambda self: self.emitter.handlers)
-    @rule(place=PLACE, fails=st.booleans())
+    @rule(place=PLACE, fails=FAILS)
     def fail(self, place, fails):
-        """Have a handler fail from now on, or work again."""
+        """Have a handler fail from now on, always or on some events, or work again."""
         self._handler(place).fails = fails
 
     @precondition(lambda self: self.emitter.handlers and not self.is_shut)
     @rule(place=PLACE)
     def hold(self, place):
-        """Close the gate of a queued handler: its queue fills and overflows."""
+        """Close the gate of a handler with a worker: its queue fills and overflows, or the journal fills."""
         handler = self._handler(place)
-        if handler.config.delivery == "queued":
+        if handler.config.delivery != "inline":
             handler.gate.clear()
 
     @rule(on=st.booleans())
@@ -155,7 +196,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def flush(self):
         """Open all gates and wait: a barrier, at which everything is exact."""
         for handler in self.emitter.handlers:
-            handler.gate.set()
+            handler.relent()
+        self.clock.advance(120)  # ends every quarantine
         assert self.emitter.flush(20)
         self.exact()
 
@@ -180,7 +222,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for handler in self.emitter.handlers:
             handler.gate = threading.Event()  # the parent's worker may have held its lock
             handler.gate.set()
-            handler.fails = False
+            handler.fails = "never"
             got[handler.name] = len(handler.got)
         for n in range(3):
             self.emitter.emit(Told(n=n))
@@ -189,6 +231,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return (
             empty
             and flushed
+            and self.emitter.shutdown(10).is_clean
             and all(row.pending == 0 for row in after.rows)
             and all(
                 len(h.got) - got[h.name] == after.handler(h.name).delivered - before.handler(h.name).delivered
@@ -202,6 +245,15 @@ class LedgerMachine(RuleBasedStateMachine):
         """Shut down: what waits is delivered, what is open is abandoned, and what comes later is counted."""
         self._end()
 
+    @precondition(lambda self: self.restarts < 3)
+    @rule(options=OPTIONS, fails=FAILS)
+    def restart(self, options, fails):
+        """Live again on the same journal: durable handlers begin with what is left, under their names."""
+        self.restarts += 1
+        self._end()
+        self._live()
+        self._add(options, fails)
+
     def _end(self):
         for handler in self.emitter.handlers:
             handler.gate.set()
@@ -212,17 +264,19 @@ class LedgerMachine(RuleBasedStateMachine):
             self.open.clear()
         self.is_shut = True
         self.exact()
+        assert all(handler.closed == 1 for handler in self.mine)
 
     # -- what always holds -------------------------------------------------------------------------------------------
 
     @invariant()
     def bounded_and_monotone(self):
-        """At any time totals are monotone, and settled <= accepted <= emitted."""
+        """At any time totals are monotone, and settled <= accepted and recovered, accepted <= emitted."""
         now = Counter()
         for row in self.emitter.ledger().rows:
-            assert 0 <= row.settled <= row.accepted <= row.emitted, row
+            assert 0 <= row.settled <= row.accepted + row.recovered, row
+            assert row.accepted <= row.emitted, row
             key = (row.handler, row.event, row.phase)
-            for what in ("emitted", "accepted", "filtered", "sampled", "delivered", "failed"):
+            for what in ("emitted", "accepted", "filtered", "sampled", "recovered", "delivered", "failed"):
                 now[*key, what] = getattr(row, what)
             for reason, number in row.dropped.items():
                 now[*key, reason] = number
@@ -234,17 +288,26 @@ class LedgerMachine(RuleBasedStateMachine):
         """What is pending of a handler whose gate is closed is what its queue holds, within its bounds."""
         for attachment in self.emitter.attachments:
             handler = attachment.handler
-            if attachment.queue is None or handler.gate.is_set():
+            if attachment.queue is None or handler.is_durable or handler.gate.is_set():
                 continue
-            row = self.emitter.ledger().handler(handler.name)
-            assert row.pending == attachment.queue.depth <= handler.config.queue_size + handler.config.batch_size + 1
+
+            def is_held(handler=handler, queue=attachment.queue):
+                pending = self.emitter.ledger().handler(handler.name).pending
+                return pending == queue.depth <= handler.config.queue_size + handler.config.batch_size + 1
+
+            assert eventually(is_held), handler  # another worker may be reporting a failure at this moment
 
     def exact(self):
-        """At a barrier both equations are exact, against callers and sinks."""
+        """At a barrier both equations are exact, against callers, sinks and the file."""
         ledger = self.emitter.ledger()
+        waiting = self._in_file()
+        durable = {handler.name for handler in self.mine if handler.is_durable}
+        flushed = set() if self.is_shut else {handler.name for handler in self.emitter.handlers if handler.is_durable}
         for row in ledger.rows:
+            pending = waiting[row.key()] if row.handler in durable - flushed else 0
             assert row.emitted == row.accepted + row.filtered + row.sampled, row
-            assert row.accepted == row.delivered + row.failed + row.dropped.total(), row
+            assert row.accepted + row.recovered == row.delivered + row.failed + row.dropped.total() + pending, row
+            assert row.recovered == (self.left[row.key()] if row.handler in durable else 0), row
             assert set(row.dropped) <= set(DROP_REASONS), row
             if row.event in {"machine.told", "machine.warned"}:
                 assert row.emitted == self.emitted[row.handler, row.event], row
@@ -252,19 +315,21 @@ class LedgerMachine(RuleBasedStateMachine):
                 received = (e for h in self.mine if h.name == row.handler for e in h.got)
                 assert row.delivered == sum(e.name == row.event for e in received), row
         for name in {handler.name for handler in self.mine}:
-            assert ledger.handler(name).failed == sum(h.raised for h in self.mine if h.name == name)
+            raised = sum(h.raised for h in self.mine if h.name == name and not h.is_durable)  # durable: tried again
+            assert ledger.handler(name).failed == raised
+            left = sum(number for key, number in self.left.items() if key[0] == name)
+            assert ledger.handler(name).recovered == (left if name in durable else 0)
         assert ledger.operations.get("started", 0) == self.started
         assert ledger.open_operations == len(self.open) == len(self.emitter.open_operations())
 
     def teardown(self):
         """Every life ends with an account that balances."""
         self._end()
-        for handler in self.mine:
-            assert handler.closed == 1
+        self.folder.cleanup()
 
 
 LedgerMachine.TestCase.settings = settings(
-    max_examples=120,
+    max_examples=100,
     stateful_step_count=25,
     deadline=None,
     database=None,
@@ -274,7 +339,7 @@ LedgerMachine.TestCase.settings = settings(
 
 
 class TestLedgerMachine(LedgerMachine.TestCase):
-    """Over emits, operations, flush, failure, overflow, reconfiguration, fork and shutdown the ledger balances.
+    """Over emits, operations, flush, failure, overflow, reconfiguration, fork, shutdown and restart it balances.
 
     The invariants and ``exact`` say what that means.
     """

@@ -82,7 +82,8 @@ class DurableQueue(Queue):
         super().attach(attachment)
         self._max_attempts = self._journal.config.max_attempts
         self._give_up_after_s = self._journal.config.give_up_after_s
-        self._position = self._last_stored = self._journal.cursor(self._name)
+        self._position = self._journal.cursor(self._name)
+        self._last_stored = max(self._position, self._journal.last(self._name))  # a flush waits for leftovers, too
         waiting = self._journal.waiting(self._name)
         self._stored = waiting.total()
         if self._journal.is_first_use(self._name):

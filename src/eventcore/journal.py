@@ -191,6 +191,11 @@ class Journal:
         found = self._query("SELECT position FROM cursors WHERE handler = ?", (handler,))
         return int(found[0][0]) if found else 0
 
+    def last(self, handler: str) -> int:
+        """Return the position of the last row that waits for a handler (0: none does)."""
+        found = self._query("SELECT max(position) FROM rows WHERE handler = ?", (handler,))
+        return int(found[0][0] or 0) if found else 0
+
     def waiting(self, handler: str) -> Counter[tuple[str, str]]:
         """Return how many rows a handler has not acknowledged, by event name and phase."""
         found = self._query("SELECT event, phase, count(*) FROM rows WHERE handler = ? GROUP BY 1, 2", (handler,))
