@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import unittest
 
 import pytest
@@ -128,7 +129,70 @@ class WantsNoErrors(Good):
         super().handle(envelope)
 
 
+class TakesDirectly(Good):
+    """Does that right, too: a good handler with a direct sink."""
+
+    delivery = "queued"
+
+    def __init__(self, config=None, **options):
+        super().__init__(config, **options)
+        self.lock = threading.Lock()
+
+    def direct_sink_for(self, event_type, severity):
+        return self.take
+
+    def take(self, event):
+        with self.lock:
+            self.ids.append(event.__event__.name)
+
+    def after_fork(self):
+        self.lock = threading.Lock()
+
+
+class LosesDirectly(TakesDirectly):
+    def take(self, event):
+        if getattr(event, "number", 0) != 7:
+            super().take(event)
+
+
+class RacesDirectly(TakesDirectly):
+    def take(self, event):
+        ids = self.ids
+        time.sleep(0)
+        self.ids = [*ids, event.__event__.name]
+
+
+class EmitsDirectly(TakesDirectly):
+    def take(self, event):
+        super().take(event)
+        if event.__event__.name == "conformance.stepped" and event.number == 0:
+            self.emitter.emit(type(event)(number=1))
+
+
+class FailsDirectly(TakesDirectly):
+    def take(self, event):
+        str(event.model_dump().get("value")).encode()
+        super().take(event)
+
+
+class TellsDirectly(TakesDirectly):
+    def take(self, event):
+        super().take(event)
+        if "paid" in event.__event__.name:
+            _FOLDER[0].joinpath("told.txt").write_text(repr(event.__dict__))
+
+
+class LocksDirectly(TakesDirectly):
+    def take(self, event):
+        with self.lock:
+            time.sleep(0.01)
+
+    def after_fork(self):
+        pass
+
+
 _STOP = threading.Event()
+_FOLDER = []
 _OPENED = []
 
 
@@ -150,10 +214,26 @@ def conformance(handler_class):
 TESTS = [name for name in dir(HandlerConformance) if name.startswith("test_")]
 
 
-@pytest.mark.parametrize("name", TESTS)
+DIRECT = {"test_events_taken_directly_go_out_like_others", "test_a_forked_child_takes_events_directly"}
+
+
+@pytest.mark.parametrize("name", sorted({*TESTS} - DIRECT))
 def test_a_good_handler_passes(name, tmp_path):
     """A handler that does everything right passes each test of the kit."""
     getattr(conformance(Good), name)(tmp_path)
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_a_good_handler_that_takes_events_directly_passes(name, tmp_path):
+    """So does one that takes events directly where no other wants them."""
+    getattr(conformance(TakesDirectly), name)(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(DIRECT))
+def test_what_is_not_taken_directly_is_not_checked(name, tmp_path):
+    """A handler without a direct sink is skipped where that is tested, and does not pass for nothing."""
+    with pytest.raises(unittest.SkipTest, match="takes no event directly"):
+        getattr(conformance(Good), name)(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -175,12 +255,19 @@ def test_a_good_handler_passes(name, tmp_path):
         (Encodes, "test_unencodable_values_survive", "a lone surrogate"),
         (ChangesThePayload, "test_takes_whatever_comes", "has changed the payload"),
         (WantsNoErrors, "test_takes_whatever_comes", "not delivered in a mixed batch"),
+        (LosesDirectly, "test_events_taken_directly_go_out_like_others", "of 210 events .* 205 went out"),
+        (RacesDirectly, "test_events_taken_directly_go_out_like_others", "of 210 events"),
+        (EmitsDirectly, "test_events_taken_directly_go_out_like_others", "its direct sink has emitted 4"),
+        (FailsDirectly, "test_events_taken_directly_go_out_like_others", "failed"),
+        (TellsDirectly, "test_events_taken_directly_go_out_like_others", "told.txt holds the value of a sensitive"),
+        (LocksDirectly, "test_a_forked_child_takes_events_directly", "did not end"),
     ],
 )
 def test_a_faulty_handler_is_found(handler_class, name, message, tmp_path, monkeypatch):
     """Each test of the kit fails for a handler with the fault that it is there to find, and says what it is."""
     monkeypatch.setattr("eventcore.testing.conformance.PATIENCE_S", 1.0)
     _STOP.clear()
+    _FOLDER[:] = [tmp_path]
     try:
         with pytest.raises((AssertionError, TypeError), match=message):
             getattr(conformance(handler_class), name)(tmp_path)

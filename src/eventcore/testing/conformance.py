@@ -16,17 +16,13 @@ from __future__ import annotations
 
 import json
 import os
-import select
-import signal
 import threading
 import time
-import traceback
-import warnings
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from unittest import SkipTest
 
 from pydantic import SecretStr
@@ -42,9 +38,11 @@ from eventcore.testing.conformance_events import (
     EVENTS,
     Carried,
     CarriedByWork,
+    Paid,
     Poison,
     Poisoned,
     PoisonedWork,
+    Stepped,
     SteppedBeside,
     SteppedInChild,
     WorkedBeside,
@@ -53,6 +51,7 @@ from eventcore.testing.conformance_events import (
     emit_some,
     unencodable_values,
 )
+from eventcore.testing.forking import in_forked_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,7 +92,8 @@ class HandlerConformance:
     def received(self, handler: Handler) -> Sequence[str]:  # noqa: ARG002 - for overriding
         """Return what has gone out, oldest first: envelope ids, else span ids (hexadecimal), else event names.
 
-        An envelope that is expanded may be there several times.
+        An envelope that is expanded may be there several times. What was taken directly has no envelope: it goes by its
+        event's name.
         """
         raise SkipTest(f"{type(self).__name__} does not define received(self, handler)")
 
@@ -182,7 +182,7 @@ class HandlerConformance:
             raise SkipTest("there is no fork here")
         with self._running(tmp_path) as run:
             emit_some(run.emitter, 20)
-            problem = _fork(lambda: _child(run))
+            problem = in_forked_child(lambda: _child(run), 2 * PATIENCE_S)
             _demand(not problem, f"in the child: {problem}")
             emit_some(run.emitter, 20)
             run.flush()
@@ -245,18 +245,70 @@ class HandlerConformance:
             last = run.witness.envelopes[-1]
             _demand(dict(last.payload) == {"value": kept}, "the handler has changed the payload that others read, too")
             run.emitter.shutdown(PATIENCE_S)
-            for path in tmp_path.rglob("*"):
-                if path.is_file():
-                    _demand(CARD.encode() not in path.read_bytes(), f"{path.name} holds the value of a sensitive field")
+            _assert_secret_stays(tmp_path)
             out = self._out(run)
             expanded = [e for e in run.wanted() if any(True for _ in e.items())]  # an empty batch may leave no trace
             missing = Counter(out.key(envelope) for envelope in expanded) - Counter(out.keys)
             _demand(not missing, f"did not go out: {dict(missing)}")
 
+    def test_events_taken_directly_go_out_like_others(self, tmp_path: Path) -> None:
+        """What ``direct_sink_for`` takes in the caller, from many threads at once, goes out once.
+
+        Nothing secret does, no value in a payload costs its event, and the sink does not emit.
+        """
+        with self._running_alone(tmp_path) as run:
+            threads = [threading.Thread(target=_emit_directly, args=(run.emitter, 50)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            emitted = run.emitter.ledger().emitted
+            _demand(emitted == 200, f"200 events were emitted, and its direct sink has emitted {emitted - 200}")
+            run.emitter.emit(Paid(way="card", card=CARD))
+            for _, value in unencodable_values():
+                run.emitter.emit(Carried(value=value))
+            run.emitter.emit(Poisoned(value=Poison()))
+            _emit_directly(run.emitter, 10)
+            run.flush()
+            _assert_delivered([r for r in run.rows() if r.event != Poisoned.__event__.name], "that was taken directly")
+            run.emitter.shutdown(PATIENCE_S)
+            _assert_secret_stays(tmp_path)
+            out = Counter(self.received(run.handler))[Stepped.__event__.name]
+            _demand(out == 210, f"of 210 events that it has taken directly {out} went out (received by their names)")
+
+    def test_a_forked_child_takes_events_directly(self, tmp_path: Path) -> None:
+        """A child that is forked while other threads are in its direct sink can use it: no lock stays held."""
+        if not hasattr(os, "fork"):
+            raise SkipTest("there is no fork here")
+        with self._running_alone(tmp_path) as run:
+            over = threading.Event()
+
+            def emit_on() -> None:
+                while not over.is_set():
+                    _emit_directly(run.emitter, 10)
+
+            beside = threading.Thread(target=emit_on)
+            beside.start()
+            try:
+                for _ in range(5):
+                    problem = in_forked_child(lambda: _emit_directly(run.emitter, 5), 2 * PATIENCE_S)
+                    _demand(not problem, f"in a child forked while a direct sink was busy: {problem}")
+            finally:
+                over.set()
+                beside.join()
+
     # -- inside ------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _running(self, tmp_path: Path) -> Iterator[_Run]:
+    def _running_alone(self, tmp_path: Path) -> Iterator[_Run]:
+        """Run a handler that takes events directly where no other handler wants them; others are skipped."""
+        with self._running(tmp_path, is_alone=True) as run:
+            if run.handler.direct_sink_for(Stepped, Stepped.__event__.severity) is None:
+                raise SkipTest("it takes no event directly")
+            yield run
+
+    @contextmanager
+    def _running(self, tmp_path: Path, *, is_alone: bool = False) -> Iterator[_Run]:
         emitter = self.make_emitter()
         try:
             handler = self.make_handler(tmp_path)
@@ -264,7 +316,8 @@ class HandlerConformance:
             handler.config = handler.config.model_copy(update={"linger_s": 1.0})
             emitter.add_handler(handler, name=SUBJECT)
             witness = _Witness()
-            emitter.add_handler(witness)
+            if not is_alone:
+                emitter.add_handler(witness)
             wants = [
                 event_type
                 for event_type in EVENTS
@@ -370,6 +423,18 @@ def _assert_delivered(rows: Sequence[LedgerRow], when: str) -> None:
     _demand(not lost, f"not delivered {when}: {lost}")
 
 
+def _assert_secret_stays(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _demand(CARD.encode() not in path.read_bytes(), f"{path.name} holds the value of a sensitive field")
+
+
+def _emit_directly(emitter: Emitter, number: int) -> str:
+    for index in range(number):
+        emitter.emit(Stepped(number=index))
+    return ""
+
+
 def _started(folder: Path) -> Counter[str]:
     """Return the threads, open files and sockets of this process, and the files in ``folder``, as text."""
     started = Counter(f"thread {thread.name}" for thread in threading.enumerate())
@@ -421,34 +486,3 @@ def _child(run: _Run) -> str:
     if delivered != wanted or not report.is_clean:
         return f"{delivered} of {wanted} events of the child's own were delivered; {report}"
     return ""
-
-
-def _fork(in_child: Callable[[], str]) -> str:
-    """Run ``in_child`` in a forked child, and return what it returns."""
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # there are threads; that is the point
-        child = os.fork()
-    if child == 0:
-        _answer(writing, in_child)
-    os.close(writing)
-    try:
-        if not select.select([reading], [], [], 2 * PATIENCE_S)[0]:
-            os.kill(child, signal.SIGKILL)
-            return "it did not end"
-        with open(reading, "rb", closefd=False) as pipe:
-            return pipe.read().decode()
-    finally:
-        os.close(reading)
-        os.waitpid(child, 0)
-
-
-def _answer(writing: int, in_child: Callable[[], str]) -> NoReturn:
-    try:
-        try:
-            text = in_child()
-        except BaseException:  # noqa: BLE001 - whatever it is, it is told, and pytest must not run on in the child
-            text = traceback.format_exc()
-        os.write(writing, text.encode("utf-8", "replace"))
-    finally:
-        os._exit(0)
