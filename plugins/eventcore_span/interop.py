@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context, trace
+from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext, StatusCode, TraceFlags, TraceState
 
 import eventcore as ec
@@ -28,6 +29,9 @@ __all__ = ["LightSpan", "OpenTelemetryContext"]
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _NOT_SAMPLED = TraceFlags(TraceFlags.DEFAULT)
 _NO_STATE = TraceState()
+
+_SPAN = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+"""Under which key a context holds its span: its API takes three calls and a check of an abstract class to tell."""
 
 
 class SpanStatusError(ec.EventCoreError):
@@ -133,12 +137,14 @@ class OpenTelemetryContext:
     @staticmethod
     def parent(here: Scope) -> Scope | None:
         """Return the current OpenTelemetry span as a scope, if it is nearer than ``here``."""
-        span = trace.get_current_span()
-        if span is trace.INVALID_SPAN:
+        span = context.get_current().get(_SPAN)
+        if span is None:
             return None
         if span.__class__ is LightSpan:
             if here.trace_id:  # one of ours: `here` is it, or was made inside it
                 return None
+        elif not isinstance(span, trace.Span):
+            return None
         elif here.is_remote and here.trace_id != span.get_span_context().trace_id:
             return None  # our application said itself which trace it continues
         found = span.get_span_context()
@@ -159,7 +165,7 @@ class OpenTelemetryContext:
     @staticmethod
     def enter(operation: ec.LiveOperation[Any]) -> Token[Any]:
         """Make the operation OpenTelemetry's current span."""
-        return context.attach(trace.set_span_in_context(LightSpan(operation)))
+        return context.attach(Context({**context.get_current(), _SPAN: LightSpan(operation)}))
 
     @staticmethod
     def exit(token: Token[Any]) -> None:
