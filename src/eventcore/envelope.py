@@ -106,7 +106,9 @@ class Envelope:
         """
         fields = self._fields
         if fields is None:
-            read = self.span.values() if self._event is None and self.span is not None else None
+            span, read = self.span, None
+            if self._event is None and span is not None and (exact := span.spec.exact) is not None:
+                read = exact.read(span.fields)
             if read is None:
                 read = self.event.__dict__
             if self._fields is None:  # as in event
@@ -119,17 +121,23 @@ class Envelope:
     @property
     def spec(self) -> EventSpec:
         """The facts of the event's class."""
-        return self.event_type.__event__
+        event = (
+            self._event
+        )  # asked by way of an instance, as pydantic's metaclass takes 0.1 µs for an attribute of a class
+        if event is None:
+            assert self.span is not None  # noqa: S101 - as in event
+            return self.span.spec
+        return event.__event__
 
     @property
     def name(self) -> str:
         """The event's dotted name."""
-        return self.event_type.__event__.name
+        return self.spec.name
 
     @property
     def category(self) -> Category:
         """The event's category."""
-        return self.event_type.__event__.category
+        return self.spec.category
 
     @property
     def is_start(self) -> bool:

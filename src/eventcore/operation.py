@@ -267,11 +267,6 @@ class LiveOperation(Scope, Generic[O]):
         if provider is not None:
             self._foreign = (provider, provider.enter(self))
 
-    def values(self) -> Mapping[str, Any] | None:
-        """Return the validated values of its fields, where that takes no validation; else None."""
-        exact = self.spec.exact
-        return None if exact is None else exact.read(self.fields)
-
     def build(self) -> O:
         """Return the validated event (called once, where it is first needed)."""
         try:

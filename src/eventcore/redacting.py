@@ -16,8 +16,8 @@ __all__ = ["redact"]
 
 def redact(envelope: Envelope) -> None:
     """Replace the secrets of an envelope in place; the event and the scope, which others have too, by copies."""
-    fields = envelope.fields
-    spec, is_surrounded = envelope.spec, _is_surrounded(envelope)
+    spec, fields = envelope.spec, envelope.fields
+    is_surrounded = _is_surrounded(envelope)
     if not (spec.sensitive or spec.texts or is_surrounded):
         envelope.redacted = ()
         envelope.is_redacted = True
