@@ -290,18 +290,24 @@ class LedgerMachine(RuleBasedStateMachine):
             handler = attachment.handler
             if attachment.queue is None or handler.is_durable or handler.gate.is_set():
                 continue
+            left = sum(number for key, number in self._in_file().items() if key[0] == handler.name)
 
-            def is_held(handler=handler, queue=attachment.queue):
+            def is_held(handler=handler, queue=attachment.queue, left=left):
                 pending = self.emitter.ledger().handler(handler.name).pending
+                pending -= left if handler.name in self._durable() else 0
                 return pending == queue.depth <= handler.config.queue_size + handler.config.batch_size + 1
 
             assert eventually(is_held), handler  # another worker may be reporting a failure at this moment
+
+    def _durable(self):
+        """Return the names that a durable handler has had in this life; what it left waits on, whoever has the name."""
+        return {handler.name for handler in self.mine if handler.is_durable}
 
     def exact(self):
         """At a barrier both equations are exact, against callers, sinks and the file."""
         ledger = self.emitter.ledger()
         waiting = self._in_file()
-        durable = {handler.name for handler in self.mine if handler.is_durable}
+        durable = self._durable()
         flushed = set() if self.is_shut else {handler.name for handler in self.emitter.handlers if handler.is_durable}
         for row in ledger.rows:
             pending = waiting[row.key()] if row.handler in durable - flushed else 0
