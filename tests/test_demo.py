@@ -103,9 +103,12 @@ def served(request, tmp_path_factory):
             time.sleep(0.1)
         else:
             pytest.fail(f"the demo did not finish its stream: {process.communicate(timeout=5)[0]}")
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        printed, _ = process.communicate(timeout=15)
+        printed = ""
+        for line in process.stdout:  # the summary comes first, and takes its time on a busy machine
+            printed += line
+            if line.startswith("serving http"):
+                process.send_signal(signal.SIGINT)
+        process.wait(15)
         yield {
             "during": during,
             "metrics": text,
@@ -118,6 +121,8 @@ def served(request, tmp_path_factory):
         if process.poll() is None:
             process.kill()
         process.wait()
+        process.stdin.close()
+        process.stdout.close()
 
 
 def samples(text):
@@ -267,15 +272,31 @@ def test_bad_lines_are_named_and_the_rest_is_routed(checkout, tmp_path):
         json.dumps({"embedding": [1.0, 0.0], "candidates": [vector, other]}),
         json.dumps({"embedding": [float("nan"), 0.0], "candidates": [vector]}),
         good,
+        "[1, 2]",
+        json.dumps({"prompt": 3, "candidates": ["heron-mini"]}),
+        json.dumps({"candidates": ["heron-mini"]}),
+        json.dumps({"prompt": "x", "candidates": [{"id": "a", "embedding": "no"}]}),
+        json.dumps({"prompt": "x", "candidates": [{"id": "a"}]}),
+        json.dumps({"prompt": "x", "candidates": [7]}),
+        json.dumps({"prompt": "x", "candidates": ["heron-mini"], "metadata": 3}),
+        json.dumps({"prompt": "x", "candidates": ["heron-mini", "heron-mini"]}),
     ]
     process = demo(checkout, tmp_path / "out", "-", "--rate", "0", "--port", "0")
     printed, _ = process.communicate("\n".join(lines), timeout=40)
     assert process.returncode == 2, printed
     flat = " ".join(printed.split())
     assert "standard input:2: not JSON" in flat
-    assert "standard input:3: unknown candidate or missing key 'nobody'" in flat
+    assert "standard input:3: unknown candidate 'nobody'" in flat
     assert "standard input:4: candidate 'b' at index 1" in flat
     assert "standard input:5: query_embedding[0] is nan" in flat
+    assert "standard input:7: no request: expected an object, not [1, 2]" in flat
+    assert "standard input:8: no request: prompt: Input should be a valid string" in flat
+    assert 'standard input:9: no request: it needs "prompt" (text) or "embedding"' in flat
+    assert "standard input:10: no request: candidates.0.embedding: Input should be a valid list" in flat
+    assert "standard input:11: no request: candidates.0: candidate 'a' has neither a description nor" in flat
+    assert "standard input:12: no request: candidates.0: expected an id or a table, not 7" in flat
+    assert "standard input:13: no request: metadata: Input should be a valid dictionary" in flat
+    assert "standard input:14: candidates at index 0 and 1 share the id 'heron-mini'" in flat
     assert "4: 2 routed, 2 failed" in flat
     assert "invalid_input 2" in flat
 
@@ -292,6 +313,38 @@ def test_port_in_use_is_one_clear_error(checkout, tmp_path):
     assert f"port {port}" in printed
     assert "in use" in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["nowhere.jsonl"], "nowhere.jsonl: no such file; give a file of JSON lines, or - for standard input"),
+        (["--candidates", "nowhere.toml"], "nowhere.toml cannot be read: No such file or directory"),
+        (["--candidates", "{broken}"], "broken.toml: not valid TOML"),
+        (["--candidates", "{nameless}"], "nameless.toml: candidates.0.id: Field required"),
+        (["--candidates", "{better}"], "success_rate is 3.0, expected a number from 0 to 1"),
+        (["--config", "nowhere.toml"], "nowhere.toml: no such configuration file"),
+        (["--out", "/dev/null"], "nothing can be written to /dev/null: File exists; choose another folder by --out"),
+        (["--rate", "-1"], "-1 is no rate: give requests per second, or 0"),
+        (["--rate", "fast"], "fast is no rate: give requests per second, or 0"),
+    ],
+)
+def test_mistakes_are_one_clear_error(checkout, tmp_path, arguments, reason):
+    """A file, folder or setting that cannot be used is named with what to do, and nothing is routed."""
+    files = {
+        "broken": "x = [",
+        "nameless": '[[candidates]]\ndescription = "a"\n',
+        "better": '[[candidates]]\nid = "a"\ndescription = "a"\nsuccess_rate = 3\n',
+    }
+    for name, text in files.items():
+        (tmp_path / f"{name}.toml").write_text(text)
+    places = {name: str(tmp_path / f"{name}.toml") for name in files}
+    process = demo(checkout, tmp_path / "out", *(argument.format(**places) for argument in arguments))
+    printed, _ = process.communicate(timeout=40)
+    assert process.returncode in {1, 2}
+    assert reason in " ".join(printed.split())
+    assert "Traceback" not in printed
+    assert "agrees" not in printed
 
 
 def read_spans(path):

@@ -8,14 +8,16 @@ chooses who answers, feedback says whether that was right, and as the questions 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from answers import Answering, all_questions
-from intake import EXAMPLES, BadLine, Intake, read_lines
+from intake import EXAMPLES, BadInput, Intake, read_lines
 from outage import FailingForAWhile
 from receiver import Receiver
 from rich.console import Console
@@ -38,13 +40,15 @@ def main() -> int:
     options = _options()
     console = Console()
     source = str(Path(options.source).resolve()) if options.source not in ("-", "") else options.source
-    lines = list(read_lines(source or str(EXAMPLES / "requests.jsonl"))) if source != "-" else read_lines("-")
     asked = [] if source else list(all_questions())
     config = Path(options.config).resolve() if options.config else OWN_CONFIG
-    intake = Intake(Path(options.candidates) if options.candidates else EXAMPLES / "candidates.toml")
-    out = Path(options.out).resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    os.chdir(out)
+    try:
+        lines = list(read_lines(source or str(EXAMPLES / "requests.jsonl"))) if source != "-" else read_lines("-")
+        intake = Intake(Path(options.candidates) if options.candidates else EXAMPLES / "candidates.toml")
+        _work_in(Path(options.out).resolve())
+    except BadInput as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        return 1
     receiver = Receiver()
     try:
         emitter = _configure(config, receiver, options.port, console)
@@ -72,16 +76,37 @@ def main() -> int:
     return 0 if agrees else 1
 
 
+def _work_in(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chdir(folder)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise BadInput(
+            f"nothing can be written to {folder}: {error.strerror}; choose another folder by --out"
+        ) from None
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make demo ARGS=…", description=__doc__)
     parser.add_argument("source", nargs="?", default="", help="a file of JSON lines, or - for standard input")
     parser.add_argument("--serve", action="store_true", help="keep /metrics up at the end, until interrupted")
     parser.add_argument("--port", type=int, help="port of /metrics (default 9090, or a free one if that is taken)")
-    parser.add_argument("--rate", type=float, default=100.0, help="requests per second; 0: no pause and no outage")
+    parser.add_argument("--rate", type=_rate, default=100.0, help="requests per second; 0: no pause and no outage")
     parser.add_argument("--config", help="an eventcore.toml of your own")
     parser.add_argument("--candidates", help="a candidates.toml of your own")
     parser.add_argument("--out", default="demo-output", help="folder for log and spans (default demo-output)")
     return parser.parse_args()
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0.0 <= rate < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no rate: give requests per second, or 0")
+    return rate
 
 
 def _configure(config: Path, receiver: Receiver, port: int | None, console: Console) -> ec.Emitter:
@@ -117,7 +142,7 @@ def _each(what: str, items: Iterable[Any], do: Callable[[Any], None], rate: floa
 def _route(router: Router, intake: Intake, tally: Tally, where: str, line: str) -> None:
     try:
         request = intake.parse(where, line)
-    except BadLine as error:
+    except BadInput as error:
         tally.bad_lines.append(str(error))
         return
     try:
@@ -134,8 +159,8 @@ def _serve(emitter: ec.Emitter, console: Console) -> None:
     if "http" not in emitter.services:
         console.print("nothing to serve: the configuration has no [http]", style="red")
         return
-    console.print(f"serving {emitter.services['http'].url}/metrics until interrupted (Ctrl-C)")
     try:
+        console.print(f"serving {emitter.services['http'].url}/metrics until interrupted (Ctrl-C)")
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:

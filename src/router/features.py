@@ -349,14 +349,25 @@ def _checked_query(query_embedding: NDArray[np.float32], dimension: int) -> tupl
 
 
 def _overlap(metadata: Mapping[str, MetadataValue], candidates: tuple[Candidate, ...], weight: float) -> list[float]:
-    wanted = list(metadata.items())
-    if len(wanted) == 1:  # the usual case, at half the cost of the general one
-        [(key, value)] = wanted
-        return [weight if value == candidate.metadata.get(key, _ABSENT) else 0.0 for candidate in candidates]
-    share = weight / len(wanted)
-    return [
-        share * sum(value == candidate.metadata.get(key, _ABSENT) for key, value in wanted) for candidate in candidates
-    ]
+    try:
+        wanted = list(metadata.items())
+        if len(wanted) == 1:  # the usual case, at half the cost of the general one
+            [(key, value)] = wanted
+            return [weight if value == candidate.metadata.get(key, _ABSENT) else 0.0 for candidate in candidates]
+        share = weight / len(wanted)
+        return [
+            share * sum(value == candidate.metadata.get(key, _ABSENT) for key, value in wanted)
+            for candidate in candidates
+        ]
+    except AttributeError:
+        whose = [(f"{_named(each, index)}: its", each.metadata) for index, each in enumerate(candidates)]
+        for who, found in [("the request's", metadata), *whose]:
+            if not hasattr(found, "items"):
+                kind = type(found).__name__
+                raise InvalidRequest(
+                    f"{who} metadata are no mapping ({kind}): pass a dictionary of names and values"
+                ) from None
+        raise
 
 
 def _all_usable(squares: NDArray[np.float32]) -> bool:

@@ -417,7 +417,7 @@ class Router:
         if not np.isfinite(pool.prices[places]).all():
             unknown = pool.ids[int(places[np.isnan(pool.prices[places])][0])]
             raise InvalidRequest(f"candidate {unknown!r} has no price: the policy {policy!r} needs one of each")
-        group = metadata.get(DOMAIN)
+        group = metadata.get(DOMAIN) if metadata else None
         chosen = policy.choose(quality[None, places], pool.prices[places], group=None if group is None else str(group))
         return int(places[chosen[0]])
 

@@ -94,6 +94,20 @@ def test_success_is_the_rate_itself():
     assert _column("success", [_candidate("a", success_rate=0.0), _candidate("b", success_rate=0.75)]) == [0.0, 0.75]
 
 
+@pytest.mark.parametrize(
+    ("metadata", "candidates", "reason"),
+    [
+        (3, [_candidate("a")], r"the request's metadata are no mapping \(int\): pass a dictionary"),
+        ({"task": "x"}, [_candidate("a"), _candidate("b", metadata=["x"])], r"candidate 'b' at index 1: its metadata"),
+        ({"a": 1, "b": 2}, [_candidate("a", metadata="x")], r"candidate 'a' at index 0: its metadata .* \(str\)"),
+    ],
+)
+def test_metadata_that_are_no_mapping_are_named(metadata, candidates, reason):
+    """Those of the request or of a candidate, by index, id and kind."""
+    with pytest.raises(InvalidRequest, match=reason):
+        _features(candidates, metadata=metadata)
+
+
 def test_overlap_is_the_share_of_query_keys_with_an_equal_value():
     """Keys only the candidate has do not count; without metadata on either side the overlap is 0."""
     candidates = [
