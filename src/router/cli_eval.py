@@ -15,6 +15,7 @@ from router.cli_output import check_writable, errors, progress, say, stderr, std
 from router.conformal import control_risk, learn_then_test, required_calibration_size
 from router.embedding import open_embedder
 from router.errors import ConfigError, NoCalibration, RouterError, TrainingError
+from router.evaluation import split_by_prompt
 from router.model import Provenance
 from router.model_file import BUNDLED_PROMPT_MODEL, library_version, load_prompt_model, save_prompt_model
 from router.pairs import HEADS, check_learnable, read_pairs
@@ -61,6 +62,7 @@ def train(
         training, calibration = _parts(pairs, held_out, seed)
         check_learnable(pairs.take(training))
         recipe = PromptRecipe.for_prompts(len(training))
+        _warn_of_few(pairs.take(training))
         with progress(recipe.training.epochs + 1) as tell:
             tell(f"embedding {len(pairs)} prompts with {embedder}")
             chunks = embed_chunks(pairs.prompts, open_embedder(embedder), recipe.chunk_count)
@@ -124,6 +126,7 @@ def evaluate_pairs(  # noqa: PLR0917 - typer calls it by name
         loaded = None if model is None else load_prompt_model(model)
         if plots is not None:
             _make_folder(plots)
+        _warn_of_few(pairs.take(split_by_prompt(pairs, 0)[0]))
         names = embedder or _installed()
         if loaded is not None and loaded.embedder not in names:
             names = [*names, loaded.embedder]
@@ -158,6 +161,19 @@ def _installed() -> list[str]:
         )
         return ["hashing"]
     return ["minilm", "hashing"]
+
+
+def _warn_of_few(pairs: Pairs) -> None:
+    """Say so when what is learned from ``pairs`` counts for less than the order of the lengths."""
+    weight = PromptRecipe.for_prompts(len(pairs)).weight_of(pairs.prompts)
+    if weight < 0.5:
+        stderr.print(
+            f"{len(set(pairs.prompts))} different prompts to learn from are few: what is learned counts {weight:.0%}, "
+            f"the order of their lengths the rest; from about 500 on it is mostly learned",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _parts(pairs: Pairs, held_out: float, seed: int) -> tuple[Any, Any]:
