@@ -105,9 +105,9 @@ def served(request, tmp_path_factory):
             pytest.fail(f"the demo did not finish its stream: {process.communicate(timeout=5)[0]}")
         printed = ""
         for line in process.stdout:  # the summary comes first, and takes its time on a busy machine
-            printed += line
-            if line.startswith("serving http"):
+            if line.startswith("serving http") and "serving http" not in printed:
                 process.send_signal(signal.SIGINT)
+            printed += line
         process.wait(15)
         yield {
             "during": during,
