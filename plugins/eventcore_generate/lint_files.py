@@ -118,13 +118,14 @@ class Text(str):
 
 def read(path: Path, found: Found) -> None:
     """Add what one file holds. EventCoreError: it cannot be read, or has a suffix that means nothing here."""
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES and path.exists():
         raise EventCoreError(f"{path}: what is in it is told by its suffix; name it {' or '.join(SUFFIXES)}")
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise EventCoreError(f"{path} cannot be read: {reason}") from None
+    except OSError as error:
+        raise EventCoreError(f"{path} cannot be read: {error.strerror}; check the path") from None
+    except UnicodeDecodeError as error:
+        raise EventCoreError(f"{path} cannot be read: {error}; save it as UTF-8") from None
     queries_in(str(path), path.suffix.lower(), text, found)
 
 

@@ -14,7 +14,7 @@ from router.choice import Budget, Guaranteed, TargetShare, Threshold
 from router.cli_eval import AsJson, ModelFile, guarantee_of, held_out_of
 from router.cli_output import errors, say, stdout
 from router.embedding import open_embedder
-from router.errors import ConfigError
+from router.errors import ConfigError, InvalidRequest
 from router.model_file import BUNDLED_PROMPT_MODEL, load_prompt_model
 from router.prompt_model import need_of
 from router.prompts import SURFACE_NAMES, surface_features
@@ -58,6 +58,8 @@ def route(  # noqa: PLR0917 - typer calls it by name
     with errors():
         loaded = load_prompt_model(model)
         text = typer.get_text_stream("stdin", errors="replace").read() if prompt == "-" else prompt
+        if not text.strip():
+            raise InvalidRequest("the prompt is empty: give the request's text, or - and the text on standard input")
         known = held_out_of(loaded)
         price = np.array(prices)
         policy, said = _policy(loaded, price, alpha=alpha, threshold=threshold, share=share, budget=budget)

@@ -105,7 +105,7 @@ def _rows_of(path: Path) -> Iterator[tuple[str, str, float, float]]:
     if path.is_dir():
         raise DataNotFound(f"{path} is a directory: name the tables in it")
     if not path.is_file():
-        raise DataNotFound(f"there is no table at {path}")
+        raise DataNotFound(f"there is no table at {path}: check the path")
     try:
         # Spreadsheets put a mark of byte order before the first column's name, which "utf-8-sig" leaves out.
         with (

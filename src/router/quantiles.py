@@ -1,6 +1,6 @@
 """A distribution in 33 numbers: its quantiles in steps of 1/32, which a model file can carry for each feature.
 
-A sample of half a million training rows tells the distance of Kolmogorov and Smirnov to a window exactly; its quantiles
+A hundred thousand training rows tell the distance of Kolmogorov and Smirnov to a window exactly; their quantiles
 tell it to 1/32. Between two quantiles the distribution function is known to lie between their two levels, and nothing
 more. `distance` is the least distance that a sample with these quantiles can have: it never exceeds the exact one, so
 that the sketch finds no drift that is none, and lacks at most 1/32 of it.

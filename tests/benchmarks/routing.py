@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import eventcore as ec
-from router import Candidate, CandidatePool, Router, RoutingRequest
+from router import Candidate, CandidatePool, History, Router, RoutingRequest
 from router.features import RECENCY_DECAY_PER_S
 from tests.benchmarks.paired import Result, result
 
@@ -140,6 +140,32 @@ def _with_telemetry(measure: str, *, reach: float | None, **options) -> Result:
     return result(measure, on, "telemetry off", off, reach=reach, note="caller's CPU")
 
 
+def with_history() -> list[Result]:
+    """Compare with a router that keeps every request for feedback: the caller's own CPU, and that of the process."""
+    asked, quiet = request(), Router(emitter=ec.Emitter())
+    many = [RoutingRequest(asked.query_embedding, asked.pool, request_id=f"request-{n}") for n in range(CALLS)]
+    caller: tuple[list[float], list[float]] = ([], [])
+    process: tuple[list[float], list[float]] = ([], [])
+    with tempfile.TemporaryDirectory() as folder:
+        history = History(f"{folder}/history.db")
+        keeping = Router(emitter=ec.Emitter(), history=history)
+        for round_number in range(ROUNDS + 1):
+            for place, router in enumerate((keeping, quiet)):
+                gc.collect()
+                started, asking = time.process_time_ns(), iter(many)
+                mine = _thread_time(lambda router=router, asking=asking: router.route(next(asking)))
+                history.flush()
+                if round_number:  # the first fills caches
+                    caller[place].append(mine)
+                    process[place].append((time.process_time_ns() - started) / CALLS / 1000)
+        history.close()
+    name, peer = "route() with a history, 100 candidates of 384", "without a history"
+    return [
+        result(name, caller[0], peer, caller[1], reach=None, note="caller's CPU"),
+        result(f"{name}, written", process[0], peer, process[1], reach=None, note="CPU of the process"),
+    ]
+
+
 def _thread_time(function: Callable[[], object], calls: int = CALLS) -> float:
     """Return this thread's CPU microseconds per call."""
     started = time.thread_time_ns()
@@ -148,4 +174,4 @@ def _thread_time(function: Callable[[], object], calls: int = CALLS) -> float:
     return (time.thread_time_ns() - started) / calls / 1000
 
 
-CASES = [against_the_kernel, with_telemetry]
+CASES = [against_the_kernel, with_telemetry, with_history]

@@ -108,7 +108,8 @@ def test_instruments_given_in_code_are_known_by_their_path(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.yml"], "missing.yml cannot be read: No such file or directory"),
+        (["missing.yml"], "missing.yml cannot be read: No such file or directory; check the path"),
+        (["missing"], "missing cannot be read: No such file or directory; check the path"),
         ([RULES, "--known", "missing.prom"], "--known missing.prom cannot be read"),
         ([RULES, "--pack", "tiny_dancr"], "did you mean 'tiny_dancer'?"),
         ([RULES, "--config", "missing.toml"], "missing.toml"),

@@ -102,6 +102,14 @@ def test_each_policy_decides_and_is_explained(model, policy):
         assert f"{policy} {POLICIES[policy]:g}: weak where the need is below {shown['threshold']}" in said.output
 
 
+@pytest.mark.parametrize(("prompt", "given"), [("", None), (" ", None), ("-", "\n")])
+def test_an_empty_prompt_is_a_mistake(model, prompt, given):
+    """Nothing can be seen of it."""
+    done = runner.invoke(app, ["route", prompt, "--model", str(model)], input=given)
+    assert done.exit_code == 2
+    assert "the prompt is empty: give the request's text" in " ".join(done.output.split())
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
