@@ -130,11 +130,9 @@ class _Prepared:
         if self._fields is None:
             return None
         scope, values = envelope.scope, envelope.fields
-        is_remote = operation.parent_is_remote
+        is_remote, start_ns = operation.parent_is_remote, operation.start_ns
         parts = [
-            _head(
-                operation.trace_id, operation.span_id, operation.start_ns, operation.duration_ns, is_remote=is_remote
-            ),
+            _head(operation.trace_id, operation.span_id, start_ns, start_ns + operation.duration_ns, is_remote),
             self._server if is_remote else self._internal,
         ]
         if operation.parent_span_id:
@@ -203,7 +201,7 @@ class _Field(dict[str, bytes]):
         return written
 
 
-def _head(trace_id: int, span_id: int, start_ns: int, duration_ns: int, *, is_remote: bool) -> bytes:
+def _head(trace_id: int, span_id: int, start_ns: int, end_ns: int, is_remote: bool) -> bytes:  # noqa: FBT001 - for every span
     return _HEAD(
         b"\x0a\x10",
         trace_id.to_bytes(16, "big"),
@@ -212,7 +210,7 @@ def _head(trace_id: int, span_id: int, start_ns: int, duration_ns: int, *, is_re
         b"\x39",
         start_ns,
         b"\x41",
-        start_ns + duration_ns,
+        end_ns,
         b"\x85\x01",
         FLAGS_OF_REMOTE if is_remote else FLAGS,
     )
@@ -225,13 +223,7 @@ def _signed(number: int) -> int:
 def encode(span: FinishedSpan) -> bytes:
     """Return ``span`` as a serialised ``Span`` message."""
     parts = [
-        _head(
-            span.trace_id,
-            span.span_id,
-            span.start_ns,
-            span.end_ns - span.start_ns,
-            is_remote=span.is_parent_remote,
-        ),
+        _head(span.trace_id, span.span_id, span.start_ns, span.end_ns, span.is_parent_remote),
         delimited(b"\x2a", span.name.encode()),
         b"\x30" + varint(span.kind),
         attributes(span.attributes, _ATTRIBUTE),
