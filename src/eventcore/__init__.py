@@ -77,6 +77,8 @@ if TYPE_CHECKING:
     from eventcore.profiling import end_profile as end_profile
     from eventcore.profiling import profile as profile
     from eventcore.profiling import start_profile as start_profile
+    from eventcore.recording import Past as Past
+    from eventcore.recording import Recording as Recording
     from eventcore.resource import Resource as Resource
     from eventcore.service import Service as Service
     from eventcore.service import ServiceConfig as ServiceConfig
@@ -102,6 +104,7 @@ _MODULES = {
     "http": "HttpRequest HttpResponse HttpRoute",
     "in_use": "get_emitter set_emitter",
     "profiling": "end_profile profile start_profile",
+    "recording": "Past Recording",
     "resource": "Resource",
     "ids": "Ids",
     "instruments": "Counter Gauge Histogram bins codes const rename",

@@ -13,8 +13,9 @@ import time
 from collections import Counter, deque
 from contextlib import suppress
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from eventcore.envelope import Envelope
 from eventcore.errors import PartialFailure
 from eventcore.handler import Handler
 from eventcore.timing import BATCH_BOUNDS_S, WAIT_BOUNDS_S, Times
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from eventcore.dispatch import Attachment
-    from eventcore.envelope import Envelope
     from eventcore.ledger import Ledger
+    from eventcore.recording import Bundle
 
 __all__ = ["Barrier", "Queue", "call_bounded"]
 
@@ -42,6 +43,10 @@ class Barrier:
 
     def __init__(self) -> None:
         self.passed = threading.Event()
+
+    def keys_for(self, _handler: str) -> Sequence[tuple[str, str]]:
+        """Return nothing: it is no envelope."""
+        return ()
 
 
 class Queue:
@@ -62,7 +67,7 @@ class Queue:
         self._time_ns = time_ns
         self._now_s = now_s
         self._give_way = give_way
-        self._items: deque[Envelope | Barrier] = deque()
+        self._items: deque[Envelope | Bundle | Barrier] = deque()
         self._ripe: list[Barrier] = []
         self._renew()
         self._closed = False
@@ -99,8 +104,8 @@ class Queue:
 
     # -- the emitting thread -----------------------------------------------------------------------------------------
 
-    def put(self, envelope: Envelope) -> None:
-        """Queue an envelope."""
+    def put(self, envelope: Envelope | Bundle) -> None:
+        """Queue an envelope, or all of a recorded operation, which takes one place."""
         if len(self._items) >= self._capacity:
             self._full(envelope)
             return
@@ -108,7 +113,7 @@ class Queue:
         if self._idle:
             self._wake()
 
-    def put_urgent(self, envelope: Envelope) -> None:
+    def put_urgent(self, envelope: Envelope | Bundle) -> None:
         """Queue an envelope and have it handled at once."""
         self._urgent = True
         self.put(envelope)
@@ -136,7 +141,7 @@ class Queue:
             self._starting.release()
         return True
 
-    def _full(self, envelope: Envelope) -> None:
+    def _full(self, envelope: Envelope | Bundle) -> None:
         self._wake()  # first: a drop is the last thing done, so that an interruption finds it counted or not begun
         if self._closed:
             self._drop(envelope, "shutdown")
@@ -170,8 +175,9 @@ class Queue:
             pause = min(pause * 2, 0.02)
         return not self._closed
 
-    def _drop(self, envelope: Envelope, reason: str) -> None:
-        self._ledger.count(self._name, envelope.name, envelope.phase, reason)
+    def _drop(self, item: Envelope | Bundle, reason: str) -> None:
+        for event, phase in item.keys_for(self._name):
+            self._ledger.count(self._name, event, phase, reason)
 
     # -- the worker --------------------------------------------------------------------------------------------------
 
@@ -211,10 +217,30 @@ class Queue:
         with suppress(IndexError):
             for _ in range(self._batch_size):
                 item = popleft()
-                if isinstance(item, Barrier):
-                    return batch, item
+                if item.__class__ is not Envelope:
+                    if isinstance(item, Barrier):
+                        return batch, item
+                    self._part(cast("Bundle", item), batch)
+                    if len(batch) >= self._batch_size:
+                        break
+                    continue
                 append(item)
         return batch, None
+
+    def _part(self, bundle: Bundle, batch: list[Envelope]) -> None:
+        """Add what a recorded operation comes to, as the bus and not as the handler; what is too much waits."""
+        cells = self._ledger.cells
+        cells.handling = None
+        try:
+            envelopes = bundle.envelopes_for(self._name)
+        except BaseException:  # noqa: BLE001 - as in _prepare
+            self._drop(bundle, "invalid")
+        else:
+            room = self._batch_size - len(batch)
+            batch += envelopes[:room]
+            self._items.extendleft(reversed(envelopes[room:]))
+        finally:
+            cells.handling = self._attachment
 
     def _handle(self, batch: list[Envelope]) -> None:
         self.waits.add(self._time_ns() - batch[0].time_ns)
@@ -307,14 +333,15 @@ class Queue:
 
     # -- control -----------------------------------------------------------------------------------------------------
 
-    def holds(self, envelope: Envelope) -> bool:
+    def holds(self, envelope: Envelope | Bundle) -> bool:
         """Whether an envelope has got here: it waits, is being handled, or was."""
-        return envelope.is_redacted or any(item is envelope for item in (*tuple(self._items), *self._in_flight))
+        was_taken = envelope.is_redacted if isinstance(envelope, Envelope) else envelope.was_taken(self._name)
+        return was_taken or any(item is envelope for item in (*tuple(self._items), *self._in_flight))
 
     @property
     def depth(self) -> int:
         """Envelopes waiting or being handled."""
-        return sum(not isinstance(item, Barrier) for item in tuple(self._items)) + len(self._in_flight)
+        return sum(len(item.keys_for(self._name)) for item in tuple(self._items)) + len(self._in_flight)
 
     @property
     def capacity(self) -> int:
@@ -351,7 +378,7 @@ class Queue:
     def _abandon(self) -> int:
         with self._settling:
             self._abandoned = True
-            lost = list(self._in_flight)
+            lost: list[Envelope | Bundle] = list(self._in_flight)
             self._in_flight = ()
         while True:
             try:
@@ -362,9 +389,9 @@ class Queue:
                 item.passed.set()
             else:
                 lost.append(item)
-        for envelope in lost:
-            self._drop(envelope, "shutdown")
-        return len(lost)
+        for item in lost:
+            self._drop(item, "shutdown")
+        return sum(len(item.keys_for(self._name)) for item in lost)
 
     def after_fork(self) -> None:
         """In a forked child: what waited here is the parent's to deliver; start empty, with a worker on demand."""

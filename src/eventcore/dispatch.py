@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eventcore.errors import ConfigurationError
-from eventcore.events import Event, Severity
+from eventcore.events import OUTCOMES, Event, Severity
 from eventcore.ledger import DoneKey, Ledger, RouteKey
 from eventcore.sampling import Sampler
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eventcore.envelope import Envelope
     from eventcore.handler import DirectSink, Handler, Sink
     from eventcore.isolation import Quarantine
+    from eventcore.recording import Recording
     from eventcore.sampling import Takes
 
 __all__ = ["START", "Attachment", "Route", "Routes", "Unsampled", "Wanted"]
@@ -128,7 +129,7 @@ class Route:
         return f"<Route {self.key.event} {self.severity.name} {self.key.phase} -> {names or 'nobody'}>"
 
 
-class Routes(dict[tuple[type[Event], Any], Route]):
+class Routes(dict[tuple[Any, Any], Route]):
     """Routes by ``(event type, severity)``.
 
     Severity None means the type's own, ``START`` the start of an operation, ``Unsampled(…)`` its end in a trace that is
@@ -229,6 +230,12 @@ class Routes(dict[tuple[type[Event], Any], Route]):
             direct=None if direct is None else (direct, DoneKey(spec.name, phase, tuple(accepted))),
         )
 
+    def has_takers(self, event_type: type[Event]) -> bool:
+        """Whether any handler takes events of a type at its own severity, or operations as they start or end."""
+        spec = event_type.__event__
+        kinds = (START, *map(spec.severity_of, OUTCOMES)) if spec.is_operation else ()
+        return any(self[event_type, kind].sinks for kind in (None, *kinds))
+
     def _refused(self, attachment: Attachment) -> Sink:
         """Return a sink that counts what comes after an inline handler was closed."""
         count, name = self._ledger.count, attachment.name
@@ -243,13 +250,14 @@ def _noting_thread(sink: Sink) -> Sink:
     return noted
 
 
-class Wanted(dict[type[Event], bool]):
-    """Whether any handler wants a type at its own severity; answers ``enabled()`` with one look-up."""
+class Wanted(dict["type[Event] | Recording[Any]", bool]):
+    """Whether any handler wants a type at its own severity, or an operation however it ends; for ``enabled()``."""
 
     def __init__(self, routes: Routes) -> None:
         super().__init__()
         self._routes = routes
 
-    def __missing__(self, event_type: type[Event]) -> bool:
-        wanted = self[event_type] = bool(self._routes[event_type, None].sinks)
+    def __missing__(self, what: type[Event] | Recording[Any]) -> bool:
+        kinds = (what,) if isinstance(what, type) else (what.operation, *what.parts)
+        wanted = self[what] = any(self._routes.has_takers(kind) for kind in kinds)
         return wanted

@@ -102,7 +102,7 @@ class DurableQueue(Queue):
 
     # -- the emitting thread -----------------------------------------------------------------------------------------
 
-    def put(self, envelope: Envelope) -> None:
+    def put(self, envelope: Envelope) -> None:  # type: ignore[override]  # it gets no bundles
         """Queue an envelope; if its emit awaits the commit, make a receipt and wake the worker at once."""
         awaited = self._ledger.cells.awaited
         if awaited is None or awaited.envelope is not envelope:
@@ -114,7 +114,7 @@ class DurableQueue(Queue):
         super().put(envelope)
         self._wake()
 
-    def _drop(self, envelope: Envelope, reason: str) -> None:
+    def _drop(self, envelope: Envelope, reason: str) -> None:  # type: ignore[override]  # as in put
         super()._drop(envelope, reason)
         self._refuse(envelope, f"it was dropped by handler {self._name!r} with reason {reason!r}")
 

@@ -25,6 +25,7 @@ from eventcore.last_resort import say_plainly
 from eventcore.ledger import Cells, Ledger, LedgerSnapshot
 from eventcore.misuse import Misuses
 from eventcore.operation import LiveOperation, OperationTypes
+from eventcore.recording import Recordings
 from eventcore.resource import Resource
 from eventcore.tags import NO_TAGS, as_tags
 from eventcore.timing import NOT_TIMED, EmitTimes
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from eventcore.handler import Handler
     from eventcore.journal_config import JournalConfig
     from eventcore.plugins import Plugins
+    from eventcore.recording import Recording
     from eventcore.service import Service
     from eventcore.settings import Settings
     from eventcore.shutdown_report import ShutdownReport
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Emitter"]
 
 E = TypeVar("E", bound=Operation)
+V = TypeVar("V")
 
 MAX_DEPTH = 3
 """How deep inline handlers may emit while handling; deeper envelopes are dropped with reason ``recursion``."""
@@ -70,6 +73,7 @@ class Emitter:
         "_open",
         "_own",
         "_per_thread",
+        "_recordings",
         "_routes",
         "_starts",
         "_wanted",
@@ -124,6 +128,7 @@ class Emitter:
         self.durability = Durability(self._ledger, self.catalog, journal, self._report)
         self._attachments = Attachments(self, self._ledger, self.recompile, self._report)
         self._closing = Closing(self, self._attachments)
+        self._recordings = Recordings(self, self._ledger, lambda r, e: self._deliver(r, e, self._per_thread.cells))
         self._take(Routes((), self._ledger))
         self._enabled = True
         self._open: dict[int, LiveOperation[Any]] = {}
@@ -311,8 +316,11 @@ class Emitter:
         self._ledger.count(attachment.name, envelope.name, envelope.phase, "failed")
         attachment.quarantine.failed(error)
 
-    def enabled(self, event_type: type[Event], severity: Severity | None = None) -> bool:
-        """Whether any handler wants events of this type; cheap enough to guard costly preparations."""
+    def enabled(self, event_type: type[Event] | Recording[Any], severity: Severity | None = None) -> bool:
+        """Whether any handler wants events of this type (operations: however they end), or any part of a recording.
+
+        Cheap enough to guard costly preparations. ``severity`` asks about another one than the type's own.
+        """
         if severity is None:
             return self._wanted[event_type]
         return bool(self._routes[event_type, severity].sinks)
@@ -323,6 +331,14 @@ class Emitter:
         Raises TypeError for a field that the type does not have.
         """
         return LiveOperation(self, event_type, fields)
+
+    def record(self, recording: Recording[V], value: V) -> None:
+        """Emit an operation that is over, and all that happened in it, at the least cost for the caller.
+
+        ``value`` is what the recording's ``unfold`` makes it of, in a worker where that is possible: it must not be
+        changed any more. It belongs to the operation that is the current one.
+        """
+        self._recordings.record(recording, value)
 
     def bind(self, **fields: Any) -> BoundEmitter:
         """Return this emitter with ``fields`` bound to everything emitted through it."""
@@ -390,7 +406,7 @@ class Emitter:
         """Return the operations that have started and not ended."""
         return tuple(self._open.values())
 
-    def report_invalid(self, event_type: type[Operation], fields: Sequence[str], reason: str) -> None:
+    def report_invalid(self, event_type: type[Event], fields: Sequence[str], reason: str) -> None:
         """Report values that were left out (called by the operation)."""
         self.emit(InvalidResult(operation=event_type.__event__.name, fields=list(fields), reason=reason))
 
@@ -462,6 +478,7 @@ class Emitter:
 
     def _take(self, routes: Routes) -> None:
         self._routes, self._own, self._starts, self._wanted = routes, routes.own, routes.starts, Wanted(routes)
+        self._recordings.take(routes)
         self.operation_types = OperationTypes()  # anew, like the routes: it keeps types alive
 
     def _report(self, handler: str, error: BaseException | None, what: str) -> None:

@@ -195,6 +195,10 @@ class Envelope:
         """The type of the error that an operation ended with."""
         return self.span.error_type if self.span and not self.is_start else None
 
+    def keys_for(self, _handler: str) -> tuple[tuple[str, str]]:
+        """Return what each handler counts it under."""
+        return ((self.name, self.phase),)
+
     # -- payload -----------------------------------------------------------------------------------------------------
 
     @property

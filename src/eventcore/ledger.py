@@ -1,10 +1,10 @@
 """The account of every envelope, per handler and event type.
 
 Each thread counts in a dictionary of its own (one writer, so no lock on the emit path); reading folds them, and those
-of dead threads are folded for good. Four kinds of keys. A ``RouteKey`` counts what was emitted along a route: which
+of dead threads are folded for good. Five kinds of keys. A ``RouteKey`` counts what was emitted along a route: which
 handlers accepted it and which filtered it out was decided when the route was compiled. A ``DoneKey`` counts dispatches
 in which every inline handler of a route succeeded. A tuple ``(handler, event, phase, outcome)`` counts everything else
-that became of an envelope. An ``OperationKey`` counts operations.
+that became of an envelope. An ``OperationKey`` counts operations. A ``BundleKey`` counts under several keys at once.
 
 A caller counts the route before it delivers, and reading takes the outcomes first, so at any time
 settled <= accepted <= emitted, and no total ever goes down.
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DROP_REASONS",
+    "BundleKey",
     "Cells",
     "DoneKey",
     "JournalState",
@@ -77,6 +78,13 @@ class OperationKey:
     """Counts operations ``started``, those that ended by outcome, and audit-class emits ``unconfirmed``."""
 
     what: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BundleKey:
+    """Counts bundles: operations with recorded steps. Each stands for one under every key of its ``members``."""
+
+    members: tuple[RouteKey | OperationKey, ...]
 
 
 class Cells:
@@ -139,7 +147,11 @@ class Ledger:
             total = Counter(folded)
             for _, counts in living:
                 total.update(dict(counts))
-            return total
+        for key in [key for key in total if isinstance(key, BundleKey)]:
+            number = total.pop(key)
+            for member in key.members:
+                total[member] += number
+        return total
 
     def emitted_by_workers(self) -> int:
         """Return how many envelopes the bus's own threads have emitted: from handlers, and reports about them."""

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from traceback import TracebackException
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from pydantic import ValidationError
-
-from eventcore.arrays import NotAligned, check_aligned
 from eventcore.context import SCOPE, Scope, parse_id
 from eventcore.decoration import decorated
 from eventcore.errors import OperationMisuse, did_you_mean
 from eventcore.events import ENVELOPE_FACTS, OUTCOMES, Event, Operation, Severity
-from eventcore.fields import unset
+from eventcore.validation import build, salvage
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -106,6 +103,7 @@ class LiveOperation(Scope, Generic[O]):
         self._error: BaseException | None = None
         self._foreign: tuple[ContextProvider, Any] | None = None
         self._token: Token[Scope] | None = None
+        self._started = 0
         self.spec = spec = emitter.operation_types[event_type]
         if not spec.names.issuperset(fields):
             self._refuse(fields)
@@ -147,13 +145,14 @@ class LiveOperation(Scope, Generic[O]):
         self.correlation_id = parent.correlation_id
         self.baggage = parent.baggage
         self.tracestate = parent.tracestate
-        self.start_ns = time_ns()
+        began_ns = self._started
+        self.start_ns = time_ns() if not began_ns else time_ns() - monotonic_ns() + began_ns
         emitter.operation_started(self)
         self._token = SCOPE.set(self)
         if provider is not None:
             self._foreign = (provider, provider.enter(self))
         self.is_open = True
-        self._started = monotonic_ns()
+        self._started = began_ns or monotonic_ns()
         return self
 
     def __exit__(
@@ -217,14 +216,17 @@ class LiveOperation(Scope, Generic[O]):
             is_left = self._leave()
         self.outcome = outcome
         if error is not None:
-            named = getattr(error, "error_type", None)
-            self.error_type = named if isinstance(named, str) and named else type(error).__qualname__
-            self.error = TracebackException.from_exception(error, capture_locals=False, lookup_lines=False)
-            self._error = None
+            self._keep(error)
         emitter.operation_ended(self)
         if not is_left and outcome != "abandoned":
             remedy = "end it in the context that entered it, or call suspend() there before"
             emitter.misuses.report(self, "ended_elsewhere", remedy, may_raise=error is None)
+
+    def _keep(self, error: BaseException) -> None:
+        named = getattr(error, "error_type", None)
+        self.error_type = named if isinstance(named, str) and named else type(error).__qualname__
+        self.error = TracebackException.from_exception(error, capture_locals=False, lookup_lines=False)
+        self._error = None
 
     def _ended_already(self) -> None:
         if self.outcome == "abandoned":  # by shutdown, most likely: its block is left later, and that is no mistake
@@ -270,38 +272,16 @@ class LiveOperation(Scope, Generic[O]):
     def build(self) -> O:
         """Return the validated event (called once, where it is first needed)."""
         try:
-            # What calling the class comes down to, without BaseModel.__init__, which costs half as much again.
-            event = cast("O", self.event_type.__pydantic_validator__.validate_python(self.fields))
-            if self.event_type.__event__.each:
-                check_aligned(event)
+            return build(self.event_type, self.fields)
         except Exception as error:
             # An exception on its way out must not be replaced, and the bus that abandons is nobody to raise at.
             if self._emitter.strict and self.error is None and self.outcome != "abandoned":
                 raise
-            return self._salvage(error)
-        return event
-
-    def _salvage(self, error: Exception) -> O:
-        """Keep what is valid: an operation with a wrong result is still delivered, and says what was left out."""
-        if isinstance(error, ValidationError):
-            problems = error.errors(include_url=False, include_input=False)
-            wrong = {str(problem["loc"][0]) for problem in problems if problem["loc"]}
-            reason = "; ".join(f"{p['loc'][0] if p['loc'] else '?'}: {p['msg']}" for p in problems)
-        elif isinstance(error, NotAligned):
-            wrong, reason = error.names, str(error)
-        else:  # a validator of the type's own broke: nothing given can be trusted
-            wrong, reason = set(self.fields), f"a validator raised {type(error).__name__}"
-        if not self.invalid:
-            self.invalid = tuple(sorted(wrong))
-            self._emitter.report_invalid(self.event_type, self.invalid, reason)
-        left = {key: value for key, value in self.fields.items() if key not in wrong}
-        fields = self.event_type.model_fields
-        try:
-            event = self.event_type(**left)
-        except Exception:  # noqa: BLE001 - a required field is among the wrong ones, most likely: the rest stays as given
-            missing = {key for key, field in fields.items() if field.is_required() and key not in left}
-            event = self.event_type.model_construct(**left, **dict.fromkeys(missing, unset))
-        return event.model_copy(update=dict.fromkeys(wrong & fields.keys(), unset))
+            event, wrong, reason = salvage(self.event_type, self.fields, error)
+            if not self.invalid:
+                self.invalid = wrong
+                self._emitter.report_invalid(self.event_type, wrong, reason)
+            return event
 
     # -- what happens inside -----------------------------------------------------------------------------------------
 
@@ -320,6 +300,55 @@ class LiveOperation(Scope, Generic[O]):
             self._emitter.emit(event, severity=severity, tags=tags)
         finally:
             SCOPE.reset(token)
+
+    def since(self, began_ns: int) -> Self:
+        """Let it have begun earlier, at a time of ``emitter.monotonic_ns``; to be called before it is entered."""
+        if self.start_ns:
+            raise OperationMisuse(f"{self.event_type.__qualname__} was started already: call since() before")
+        self._started = began_ns
+        return self
+
+    def step(
+        self,
+        event_type: type[Operation],
+        began_ns: int,
+        ended_ns: int,
+        error: BaseException | None = None,
+        /,
+        **fields: Any,
+    ) -> None:
+        """Emit an operation inside this one that is over already; the times are of ``emitter.monotonic_ns``.
+
+        With an ``error`` it has failed. Raises TypeError for a field that the type does not have.
+        """
+        if self._has_ended("emit before its end") and self.outcome == "abandoned":
+            return
+        emitter = self._emitter
+        step = LiveOperation(emitter, event_type, fields)
+        start_ns = self.start_ns + began_ns - self._started
+        step.was(self, self.trace_id, self.sampled, start_ns, ended_ns - began_ns)
+        if error is not None:
+            step.outcome = "failure" if isinstance(error, Exception) else "cancelled"
+            step._keep(error)
+        emitter.operation_started(step)
+        emitter.operation_ended(step)
+
+    def was(  # noqa: PLR0917 - the bus gives all of them
+        self,
+        parent: Scope,
+        trace_id: int,
+        is_sampled: bool,
+        start_ns: int,
+        duration_ns: int,  # noqa: FBT001 - the same
+    ) -> None:
+        """Become an operation inside ``parent`` that has succeeded and never was a scope (called by the bus)."""
+        self.trace_id, self.sampled = trace_id, is_sampled
+        self.span_id = self._emitter.ids.random_bits(64) or 1
+        self.parent_span_id, self.parent_is_remote = parent.span_id, parent.is_remote
+        self.bound, self.baggage = parent.bound, parent.baggage
+        self.correlation_id, self.tracestate = parent.correlation_id, parent.tracestate
+        self.start_ns, self.duration_ns = start_ns, duration_ns
+        self.outcome = "success"
 
     def fail(self, error: BaseException) -> None:
         """Let it end as a failure although no exception leaves the block."""

@@ -5,9 +5,10 @@ The router emits these and nothing else; which metrics, log lines and spans foll
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import BeforeValidator, Field
 
 import eventcore as ec
 
@@ -46,6 +47,15 @@ MODEL_BREAKER = "model"
 BACKEND = "backend:"
 """What the names of backends' breakers begin with."""
 BreakerName = Annotated[str, ec.Label, Field(examples=[MODEL_BREAKER])]
+
+
+def _rounded(values: Any) -> Any:
+    """Round float32 to six places, as float64: what it makes of 0.92 is not what a reader of a log wants to see."""
+    return np.round(values.astype(np.float64), 6) if getattr(values, "dtype", None) == np.float32 else values
+
+
+Shares = Annotated[ec.Array[float], BeforeValidator(_rounded), ec.Measure(unit="1")]
+"""Numbers from 0 to 1, one per candidate."""
 
 
 class RouterInitializing(
@@ -148,7 +158,7 @@ class InferModel(
 
     model_type: Annotated[Literal["fastgrnn"], ec.Label]
     candidate_id: ec.Array[str]
-    confidence: Annotated[ec.Array[float], ec.Measure(unit="1")] = ec.unset
+    confidence: Shares = ec.unset
 
 
 class EstimateUncertainty(
@@ -177,8 +187,8 @@ class RoutingDecided(
 
     candidate_id: ec.Array[str]
     use_lightweight: Annotated[ec.Array[bool], ec.Label]
-    uncertainty: Annotated[ec.Array[float], ec.Measure(unit="1")]
-    confidence: Annotated[ec.Array[float], ec.Measure(unit="1")]
+    uncertainty: Shares
+    confidence: Shares
 
 
 class CircuitOpened(

@@ -13,6 +13,7 @@ import numpy as np
 import eventcore as ec
 from router.backends import BackendConfig, Backends
 from router.choice import Guaranteed
+from router.course import ROUTED, Course
 from router.drift import DriftWatch
 from router.errors import (
     BreakerOpen,
@@ -24,7 +25,6 @@ from router.errors import (
 )
 from router.events import (
     MODEL_BREAKER,
-    AssessPrompt,
     CheckCircuitBreaker,
     CircuitBreakerEnabled,
     CircuitClosed,
@@ -34,15 +34,12 @@ from router.events import (
     DriftEnded,
     DriftMeasured,
     EngineerFeatures,
-    EstimateUncertainty,
     FeedbackReceived,
     FeedbackRefused,
-    InferModel,
     ModelLoaded,
     ReloadModel,
     RouteRequest,
     RouterInitializing,
-    RoutingDecided,
 )
 from router.features import CandidatePool, RoutingRequest, extract_features
 from router.feedback import FeedbackLoop
@@ -51,11 +48,10 @@ from router.model_file import BUNDLED_MODEL, load_model, load_prompt_model
 from router.reader import Reader
 from router.reload import Answered, Shadow, load_rehearsed
 from router.response import RoutingDecision, RoutingResponse
-from router.steps import UNWANTED, step
 from router.uncertainty import DEFAULT_MAX_UNCERTAINTY, DEFAULT_THRESHOLD, is_lightweight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -204,62 +200,51 @@ class Router:
         model or those of all candidates refuse calls, InferenceError when the model gives no usable score; each is
         emitted as a failed request too.
         """
-        emitter = self.emitter
-        count = len(request.candidates)
-        model = self.model  # a reload must not change it on the way
-        with step(emitter, RouteRequest, candidate_count=count, request_id=request.request_id) as operation:
-            started, now_s = time.perf_counter_ns(), time.time()
-            permit = self._acquire(emitter)
+        emitter, breaker = self.emitter, self.breaker
+        reader = self._reader if request.prompt is not None else None
+        course = Course(request, reader, emitter.monotonic_ns, time.time())
+        is_heard = emitter.enabled(ROUTED)
+        if reader is None and (breaker is None or breaker.state is ec.BreakerState.CLOSED):
+            # Nothing on the way emits anything, so all of it can be told afterwards.
             try:
-                pool, features, feature_time_us = self._features(emitter, model, request, count, now_s)
-            except BaseException:
-                self._settle("release", permit)  # the request was at fault, not the model
-                raise
-            try:
-                confidence, readable = self._infer(emitter, model, pool.ids, features)
-                uncertainty = self._doubt(emitter, model, confidence)
-                quality = self._assess(emitter, request.prompt, pool.ids, confidence)
-            except BaseException:
-                self._settle("failure", permit)
-                raise
-            self._settle("success", permit)
-            lightweight = self._decide(confidence, uncertainty)
-            if emitter.enabled(RoutingDecided):
-                emitter.emit(
-                    RoutingDecided(
-                        candidate_id=pool.ids,
-                        use_lightweight=lightweight,
-                        uncertainty=_readable(uncertainty),
-                        confidence=_readable(confidence) if readable is None else readable,
-                    )
-                )
-            chosen = self._choose(pool, confidence, quality, request.metadata)
-            total_us = (time.perf_counter_ns() - started) // 1000
-            if operation is not UNWANTED:
-                light = int(np.count_nonzero(lightweight))
-                operation.set(inference_time_us=total_us, lightweight_routes=light, powerful_routes=count - light)
-                if self.policy is not None and chosen is not None:
-                    operation.set(chosen=pool.ids[chosen])
+                self._answer(course)
+            except BaseException as error:
+                with emitter.operation(RouteRequest, **course.given).since(course.marks[0]) as operation:
+                    self._fail(course, operation, error)
+                    raise
+            if is_heard:
+                course.freeze()
+                emitter.record(ROUTED, course)
+        else:
+            with emitter.operation(RouteRequest, **course.given) as operation:
+                try:
+                    self._answer(course)
+                except BaseException as error:
+                    self._fail(course, operation, error)
+                    raise
+                course.tell(operation)
+        pool, marks, confidence, quality = course.pool, course.marks, course.confidence, course.quality
         response = RoutingResponse(
             pool.ids,
             confidence,
-            lightweight,
-            uncertainty,
-            inference_time_us=total_us,
-            feature_time_us=feature_time_us,
+            course.lightweight,
+            course.uncertainty,
+            inference_time_us=(marks[-1] - marks[0]) // 1000,
+            feature_time_us=(marks[2] - marks[1]) // 1000,
             request_id=request.request_id,
-            chosen=chosen,
+            chosen=course.place,
             quality=quality,
         )
         if self._loop is not None:
             self._loop.remember(response, pool.prices, self.policy)
         if self.drift is not None:
-            self.drift.add_request(features, confidence)
-            if (need := self._need(request.prompt, pool.ids, quality)) is not None:
+            pass
+            if reader is not None and (need := reader.need(pool.ids, quality)) is not None:
                 self.drift.add_need(need)
         if self._shadow is not None:
             query = np.array(request.query_embedding)
-            self._shadow.offer(Answered(query, pool, request.metadata, now_s, confidence, lightweight))
+            answered = Answered(query, pool, request.metadata, course.now_s, confidence, course.lightweight)
+            self._shadow.offer(answered)
         return response
 
     def feedback(self, request_id: str, quality: float, *, candidate_id: str | None = None) -> None:
@@ -332,64 +317,54 @@ class Router:
 
     # -- the steps ---------------------------------------------------------------------------------------------------
 
-    def _acquire(self, emitter: ec.Emitter) -> int:
+    def _answer(self, course: Course) -> None:
+        """Go all the way: fill in the course, step by step."""
+        request, reader = course.request, course.reader
+        mark, now_ns = course.marks.append, course.now_ns
+        model = self.model  # a reload must not change it on the way
+        self._acquire(course)
+        mark(now_ns())
+        pool = course.pool = request.pool
+        features = extract_features(
+            request.query_embedding, pool, request.metadata, now_s=course.now_s, weights=model.feature_weights
+        )
+        mark(now_ns())
+        confidence = course.confidence = _finite(model.score(features))
+        mark(now_ns())
+        uncertainty = course.uncertainty = model.uncertainty(confidence)
+        mark(now_ns())
+        quality = course.quality = confidence
+        if reader is not None:
+            quality = course.quality = reader.assess(request.prompt or "", pool.ids, confidence)
+            mark(now_ns())
+        self._settle("success", course.permit)
+        course.lightweight = self._decide(confidence, uncertainty)
+        course.is_decided = True
+        course.place = self._choose(pool, confidence, quality, request.metadata)
+        if self.policy is not None and course.place is not None:
+            course.chosen = pool.ids[course.place]
+        mark(now_ns())
+
+    def _fail(self, course: Course, operation: ec.LiveOperation[RouteRequest], error: BaseException) -> None:
+        """Tell of a request that failed, and the breaker whose fault it was."""
+        course.tell(operation, error)
+        step = course.under_way
+        if step is not None and step is not CheckCircuitBreaker:
+            self._settle("release" if step is EngineerFeatures else "failure", course.permit)
+
+    def _acquire(self, course: Course) -> None:
         """Ask the breaker for a permit; BreakerOpen when it refuses."""
-        with step(emitter, CheckCircuitBreaker) as check:
-            breaker = self.breaker
-            if breaker is None:
-                check.set(state="closed")
-                return 0
-            permit = breaker.try_acquire()
-            if check is not UNWANTED:
-                check.set(state=breaker.state.value)
-            if not permit:
-                raise BreakerOpen(
-                    f"the circuit breaker is {breaker.state}: the model failed repeatedly; "
-                    f"it is tried again in {breaker.retry_after_s:.1f} s",
-                    retry_after_s=breaker.retry_after_s,
-                )
-            return permit
-
-    def _features(
-        self, emitter: ec.Emitter, model: Model, request: RoutingRequest, count: int, now_s: float
-    ) -> tuple[CandidatePool, Array, int]:
-        started = time.perf_counter_ns()
-        with step(emitter, EngineerFeatures, batch_size=count):
-            pool = request.pool
-            features = extract_features(
-                request.query_embedding, pool, request.metadata, now_s=now_s, weights=model.feature_weights
+        breaker = self.breaker
+        if breaker is None:
+            return
+        course.permit = permit = breaker.try_acquire()
+        course.state = breaker.state.value
+        if not permit:
+            raise BreakerOpen(
+                f"the circuit breaker is {breaker.state}: the model failed repeatedly; "
+                f"it is tried again in {breaker.retry_after_s:.1f} s",
+                retry_after_s=breaker.retry_after_s,
             )
-        return pool, features, (time.perf_counter_ns() - started) // 1000
-
-    def _infer(
-        self, emitter: ec.Emitter, model: Model, ids: Sequence[str], features: Array
-    ) -> tuple[Array, Array | None]:
-        """Return the scores, and the same for readers where they were made."""
-        readable = None
-        with step(emitter, InferModel, model_type="fastgrnn", candidate_id=ids) as inference:
-            confidence = model.score(features)
-            # One number stands for a look at all: a sum of squares is finite only if each is.
-            if not (math.isfinite(np.vdot(confidence, confidence)) or np.isfinite(confidence).all()):
-                raise InferenceError("the model gave a score that is not finite; check its weights and its input")
-            if inference is not UNWANTED:
-                readable = _readable(confidence)
-                inference.set(confidence=readable)
-        return confidence, readable
-
-    def _doubt(self, emitter: ec.Emitter, model: Model, confidence: Array) -> Array:
-        with step(emitter, EstimateUncertainty, batch_size=len(confidence)):
-            return model.uncertainty(confidence)
-
-    def _assess(self, emitter: ec.Emitter, prompt: str | None, ids: Sequence[str], confidence: Array) -> Array:
-        """Return the quality expected of each candidate: what the prompt model says of those it knows."""
-        reader = self._reader
-        if reader is None or prompt is None:
-            return confidence
-        with step(emitter, AssessPrompt, known_models=len(reader.heads)):
-            return reader.assess(prompt, ids, confidence)
-
-    def _need(self, prompt: str | None, ids: Sequence[str], quality: Array) -> float | None:
-        return None if self._reader is None or prompt is None else self._reader.need(ids, quality)
 
     def _decide(self, confidence: Array, uncertainty: Array) -> NDArray[np.bool_]:
         config = self.config
@@ -481,7 +456,9 @@ class Router:
         return f"Router(confidence >= {config.confidence_threshold}, uncertainty <= {config.max_uncertainty})"
 
 
-def _readable(values: Array) -> Array:
-    """Return float64 rounded to six places: what float32 makes of 0.92 is not what a reader of a log wants to see."""
-    rounded: Array = np.round(values.astype(np.float64), 6)
-    return rounded
+def _finite(scores: Array) -> Array:
+    """Return the scores; InferenceError where one is not finite."""
+    # One number stands for a look at all: a sum of squares is finite only if each is.
+    if not (math.isfinite(np.vdot(scores, scores)) or np.isfinite(scores).all()):
+        raise InferenceError("the model gave a score that is not finite; check its weights and its input")
+    return scores
