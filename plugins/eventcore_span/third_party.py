@@ -14,7 +14,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 import eventcore as ec
-from eventcore.delivery import call_bounded
+from eventcore.bounded_call import call_bounded
 from eventcore.errors import did_you_mean
 from eventcore_otlp import SCOPE_NAME, resource_attributes
 from eventcore_span.config import BUILT_IN

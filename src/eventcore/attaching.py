@@ -10,7 +10,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from eventcore.delivery import Queue, call_bounded
+from eventcore.bounded_call import call_bounded
+from eventcore.delivery import Queue
 from eventcore.dispatch import Attachment
 from eventcore.errors import ConfigurationError, EventCoreError
 from eventcore.handler import Handler

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from eventcore.ledger import Ledger
     from eventcore.recording import Bundle
 
-__all__ = ["Barrier", "Queue", "call_bounded"]
+__all__ = ["Barrier", "Queue"]
 
 _event_type, _phase = attrgetter("event_type"), attrgetter("phase")
 """Of an envelope; counted without a line of Python per envelope."""
@@ -333,10 +333,9 @@ class Queue:
 
     # -- control -----------------------------------------------------------------------------------------------------
 
-    def holds(self, envelope: Envelope | Bundle) -> bool:
-        """Whether an envelope has got here: it waits, is being handled, or was."""
-        was_taken = envelope.is_redacted if isinstance(envelope, Envelope) else envelope.was_taken(self._name)
-        return was_taken or any(item is envelope for item in (*tuple(self._items), *self._in_flight))
+    def holds(self, item: Envelope | Bundle) -> bool:
+        """Whether it waits here or is being handled."""
+        return any(each is item for each in (*tuple(self._items), *self._in_flight))
 
     @property
     def depth(self) -> int:
@@ -399,25 +398,3 @@ class Queue:
         self._ripe.clear()
         self._worker = None
         self._renew()
-
-
-def call_bounded(call: Callable[[], object], timeout_s: float) -> str:
-    """Run a handler's ``call``, waiting at most ``timeout_s`` for one that hangs; return what went wrong."""
-    problems: list[str] = []
-
-    def run() -> None:
-        try:
-            call()
-        except BaseException as error:  # noqa: BLE001 - it is our thread: nobody else could use it; returned as text
-            problems.append(repr(error))
-
-    runner = threading.Thread(target=run, name="eventcore-close", daemon=True)
-    try:
-        runner.start()
-    except RuntimeError:  # the interpreter is shutting down: no new threads
-        run()
-    else:
-        runner.join(timeout_s)
-        if runner.is_alive():
-            return f"did not return within {timeout_s:.2f} s"
-    return problems[0] if problems else ""

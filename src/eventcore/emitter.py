@@ -304,7 +304,10 @@ class Emitter:
     def _count_interrupted(self, route: Route, passed: int, failed: set[str], envelope: Envelope) -> None:
         """Count what a KeyboardInterrupt, or what a signal handler raised, cut off; a queue may hold it already."""
         rest = [attachment for _, attachment in route.sinks[passed:]]
-        missed = {a.name for a in rest if a.queue is None or not a.queue.holds(envelope)} - failed
+        missed = {a.name for a in rest} - failed
+        queue = rest[0].queue if rest else None  # of the one that was being called; the others were not
+        if queue is not None and (queue.holds(envelope) or (envelope.is_redacted and not passed and not route.redact)):
+            missed.discard(rest[0].name)
         for name in missed:
             self._ledger.count(name, route.key.event, route.key.phase, "failed")
         for attachment in rest[1:]:  # the first was being called, and has counted itself

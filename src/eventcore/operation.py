@@ -103,7 +103,7 @@ class LiveOperation(Scope, Generic[O]):
         self._error: BaseException | None = None
         self._foreign: tuple[ContextProvider, Any] | None = None
         self._token: Token[Scope] | None = None
-        self._started = 0
+        self._started = -1
         self.spec = spec = emitter.operation_types[event_type]
         if not spec.names.issuperset(fields):
             self._refuse(fields)
@@ -146,13 +146,13 @@ class LiveOperation(Scope, Generic[O]):
         self.baggage = parent.baggage
         self.tracestate = parent.tracestate
         began_ns = self._started
-        self.start_ns = time_ns() if not began_ns else time_ns() - monotonic_ns() + began_ns
+        self.start_ns = time_ns() if began_ns < 0 else time_ns() - monotonic_ns() + began_ns
         emitter.operation_started(self)
         self._token = SCOPE.set(self)
         if provider is not None:
             self._foreign = (provider, provider.enter(self))
         self.is_open = True
-        self._started = began_ns or monotonic_ns()
+        self._started = monotonic_ns() if began_ns < 0 else began_ns
         return self
 
     def __exit__(
@@ -326,21 +326,14 @@ class LiveOperation(Scope, Generic[O]):
         emitter = self._emitter
         step = LiveOperation(emitter, event_type, fields)
         start_ns = self.start_ns + began_ns - self._started
-        step.was(self, self.trace_id, self.sampled, start_ns, ended_ns - began_ns)
+        step.was(self, self.trace_id, start_ns, ended_ns - began_ns, is_sampled=self.sampled)
         if error is not None:
             step.outcome = "failure" if isinstance(error, Exception) else "cancelled"
             step._keep(error)
         emitter.operation_started(step)
         emitter.operation_ended(step)
 
-    def was(  # noqa: PLR0917 - the bus gives all of them
-        self,
-        parent: Scope,
-        trace_id: int,
-        is_sampled: bool,
-        start_ns: int,
-        duration_ns: int,  # noqa: FBT001 - the same
-    ) -> None:
+    def was(self, parent: Scope, trace_id: int, start_ns: int, duration_ns: int, *, is_sampled: bool) -> None:
         """Become an operation inside ``parent`` that has succeeded and never was a scope (called by the bus)."""
         self.trace_id, self.sampled = trace_id, is_sampled
         self.span_id = self._emitter.ids.random_bits(64) or 1

@@ -190,9 +190,8 @@ class Bundle:
 
     def _lived(self, kind: type[Operation], past: Past, parent: Scope, to_wall_ns: int) -> LiveOperation[Any]:
         live = LiveOperation(self._emitter, kind, past.fields)
-        live.was(
-            parent, self._trace_id, self._plan.is_sampled, past.began_ns + to_wall_ns, past.ended_ns - past.began_ns
-        )
+        start_ns, duration_ns = past.began_ns + to_wall_ns, past.ended_ns - past.began_ns
+        live.was(parent, self._trace_id, start_ns, duration_ns, is_sampled=self._plan.is_sampled)
         return live
 
     def _event(self, kind: type[Event], fields: dict[str, Any]) -> Event:
@@ -272,7 +271,7 @@ class Recordings:
     def _count_interrupted(self, plan: _Plan, passed: int, bundle: Bundle) -> None:
         """Count what a KeyboardInterrupt, or what a signal handler raised, cut off; a queue may hold it already."""
         for queue, attachment in plan.queues[passed:]:
-            if not queue.holds(bundle):
+            if not (queue.holds(bundle) or bundle.was_taken(attachment.name)):
                 for event, phase in bundle.keys_for(attachment.name):
                     self._ledger.count(attachment.name, event, phase, "failed")
 

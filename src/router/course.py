@@ -44,7 +44,6 @@ class Course:
         "chosen",
         "confidence",
         "count",
-        "features",
         "is_decided",
         "lightweight",
         "marks",
@@ -61,7 +60,6 @@ class Course:
     )
 
     pool: CandidatePool
-    features: Array
     confidence: Array
     uncertainty: Array
     quality: Array
@@ -132,8 +130,8 @@ class Course:
         if step is CheckCircuitBreaker:
             return {"state": self.state}
         if step is InferModel:
-            confidence = getattr(self, "confidence", ec.unset)
-            return {"model_type": "fastgrnn", "candidate_id": self.request.pool.ids, "confidence": confidence}
+            found = {"confidence": self.confidence} if hasattr(self, "confidence") else {}
+            return {"model_type": "fastgrnn", "candidate_id": self.request.pool.ids, **found}
         if step is AssessPrompt:
             return {"known_models": len(self.reader.heads) if self.reader else 0}
         return {"batch_size": self.count}

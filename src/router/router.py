@@ -207,7 +207,7 @@ class Router:
         if reader is None and (breaker is None or breaker.state is ec.BreakerState.CLOSED):
             # Nothing on the way emits anything, so all of it can be told afterwards.
             try:
-                self._answer(course)
+                features = self._answer(course)
             except BaseException as error:
                 with emitter.operation(RouteRequest, **course.given).since(course.marks[0]) as operation:
                     self._fail(course, operation, error)
@@ -218,7 +218,7 @@ class Router:
         else:
             with emitter.operation(RouteRequest, **course.given) as operation:
                 try:
-                    self._answer(course)
+                    features = self._answer(course)
                 except BaseException as error:
                     self._fail(course, operation, error)
                     raise
@@ -238,7 +238,7 @@ class Router:
         if self._loop is not None:
             self._loop.remember(response, pool.prices, self.policy)
         if self.drift is not None:
-            pass
+            self.drift.add_request(features, confidence)
             if reader is not None and (need := reader.need(pool.ids, quality)) is not None:
                 self.drift.add_need(need)
         if self._shadow is not None:
@@ -317,8 +317,8 @@ class Router:
 
     # -- the steps ---------------------------------------------------------------------------------------------------
 
-    def _answer(self, course: Course) -> None:
-        """Go all the way: fill in the course, step by step."""
+    def _answer(self, course: Course) -> Array:
+        """Go all the way and fill in the course, step by step; return the features."""
         request, reader = course.request, course.reader
         mark, now_ns = course.marks.append, course.now_ns
         model = self.model  # a reload must not change it on the way
@@ -344,6 +344,7 @@ class Router:
         if self.policy is not None and course.place is not None:
             course.chosen = pool.ids[course.place]
         mark(now_ns())
+        return features
 
     def _fail(self, course: Course, operation: ec.LiveOperation[RouteRequest], error: BaseException) -> None:
         """Tell of a request that failed, and the breaker whose fault it was."""

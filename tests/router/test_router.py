@@ -15,6 +15,7 @@ from router.errors import BreakerOpen, ConfigError, DimensionMismatch, Inference
 from router.prompt_model import PromptModel, PromptRecipe
 from router.prompts import embed_chunks
 from router.training import TrainingConfig
+from tests.support.handlers import Collect
 
 
 class Fixed:
@@ -250,3 +251,57 @@ def test_the_health_check_of_all_routers_names_open_backends():
         check = emitter.health.report()["checks"]["router"]
         assert (check["status"], check["message"]) == ("degraded", "backends are open: b")
         assert json.loads(json.dumps(check["details"]))["open_backends"] == ["b"]
+
+
+class Refuses(Fixed):
+    """A model whose scores cannot be used while ``is_broken``."""
+
+    is_broken = True
+
+    def score(self, features):
+        return super().score(features) * (np.nan if self.is_broken else 1.0)
+
+
+def test_what_the_breaker_says_belongs_to_the_request(events):
+    """Transitions of the breaker carry the trace of the request that caused them, and each request all of its steps."""
+    clock, model = FakeClock(), Refuses()
+    config = RouterConfig(circuit_breaker_threshold=2, circuit_breaker_timeout_s=10.0)
+    router = Router(config, model=model, clock=lambda: clock.monotonic_ns() / 1e9)
+    for _ in range(2):
+        with pytest.raises(InferenceError):
+            router.route(request([0.5]))
+    with pytest.raises(BreakerOpen):
+        router.route(request([0.5]))
+    clock.advance(11.0)
+    model.is_broken = False
+    for _ in range(router.breaker.half_open_permits + 1):
+        router.route(request([0.5]))
+    requests = events.get_events(type="router.route")
+    traces = [[e.name for e in events.get_events() if e.trace_id == r.trace_id] for r in requests]
+    steps = [f"router.{step}" for step in ("circuit_breaker_check", "feature_engineering", "model_inference")]
+    whole = [*steps, "router.uncertainty_estimation", "router.decided"]
+    assert [[name for name in trace if not name.startswith("circuit.")] for trace in traces] == [
+        [*steps, "router.route"],
+        [*steps, "router.route"],
+        [steps[0], "router.route"],
+        *[[*whole, "router.route"]] * (router.breaker.half_open_permits + 1),
+    ]
+    moves = [[name for name in trace if name.startswith("circuit.")] for trace in traces]
+    assert moves[:4] == [[], ["circuit.opened"], [], ["circuit.half_opened"]]
+    assert moves[4:] == [*[[]] * (router.breaker.half_open_permits - 2), ["circuit.closed"], []]
+    assert not events.get_events(type="eventcore.invalid_result")
+    failed = events.get_events(type="router.model_inference")[0]
+    assert (failed.outcome, failed.error_type) == ("failure", "InferenceError")
+    refused = events.get_events(type="router.circuit_breaker_check")[2]
+    assert (refused.outcome, refused.event.state) == ("failure", "open")
+
+
+def test_an_answer_that_is_told_cannot_be_changed(emitter):
+    """What is told of an answer in a worker, later, is what was decided: its arrays are read-only."""
+    handler = emitter.add_handler(Collect())
+    answer = Router(model=Fixed(), emitter=emitter).route(request([0.25, 0.92]))
+    with pytest.raises(ValueError, match="read-only"):
+        answer.confidence[0] = 1.0
+    assert emitter.flush()
+    told = next(envelope for envelope in handler.got if envelope.name == "router.decided")
+    assert told.event.confidence.tolist() == [0.25, 0.92]

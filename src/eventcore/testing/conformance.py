@@ -27,8 +27,8 @@ from unittest import SkipTest
 
 from pydantic import SecretStr
 
+from eventcore.bounded_call import call_bounded
 from eventcore.catalog import Catalog
-from eventcore.delivery import call_bounded
 from eventcore.emitter import Emitter
 from eventcore.errors import ConfigurationError
 from eventcore.handler import Handler
