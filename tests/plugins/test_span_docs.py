@@ -27,8 +27,16 @@ def test_the_pages_commands_print_what_it_says(tmp_path, command, printed):
 
 def test_the_page_has_commands():
     """The page's examples are found at all."""
-    assert len(list(PAGE.commands())) == 6
-    assert set(PAGE.files) == {"eventcore.toml", "collector.toml", "shop.py", "call.py", "batch.py", "chat.py"}
+    assert len(list(PAGE.commands())) == 7
+    assert set(PAGE.files) == {
+        "eventcore.toml",
+        "collector.toml",
+        "shop.py",
+        "call.py",
+        "batch.py",
+        "chat.py",
+        "recorded.py",
+    }
 
 
 def test_the_table_has_every_option_with_its_default():

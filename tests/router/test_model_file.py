@@ -115,7 +115,7 @@ def test_a_model_that_is_not_finite_is_not_written(tmp_path):
 def test_a_missing_file_is_an_error_and_never_a_random_model(tmp_path):
     """Without a file there is no router; the message has the path and two ways out."""
     path = tmp_path / "absent.safetensors"
-    with pytest.raises(ModelNotFound, match=r"absent\.safetensors.*bundled model or train one"):
+    with pytest.raises(ModelNotFound, match=r"absent\.safetensors.*bundled model of candidates or train one"):
         load_model(path)
     assert not path.exists()
 

@@ -291,7 +291,7 @@ def test_what_the_breaker_says_belongs_to_the_request(events):
     assert moves[4:] == [*[[]] * (router.breaker.half_open_permits - 2), ["circuit.closed"], []]
     assert not events.get_events(type="eventcore.invalid_result")
     failed = events.get_events(type="router.model_inference")[0]
-    assert (failed.outcome, failed.error_type) == ("failure", "InferenceError")
+    assert (failed.outcome, failed.error_type) == ("failure", "inference_error")
     refused = events.get_events(type="router.circuit_breaker_check")[2]
     assert (refused.outcome, refused.event.state) == ("failure", "open")
 
