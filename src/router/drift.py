@@ -46,14 +46,19 @@ _ENDS_AT = 0.8
 
 @dataclass(frozen=True, slots=True)
 class DriftConfig:
-    """Sizes of windows and limits of distances; ConfigError for sizes below 1 or limits outside (0, 1)."""
+    """What is watched, sizes of windows, limits of distances.
+
+    ConfigError for sizes below 1, limits outside (0, 1), or features that there are not.
+    """
 
     request_window: int = 200
     rows_per_request: int = 8
     """Candidates of a request that are looked at, evenly spread: those of one request are alike."""
     feedback_window: int = 100
     against: Literal["training", "first_window"] = "training"
-    """What requests are held against. A feature that is always another than in training hides what others do."""
+    """What requests are held against."""
+    features: tuple[str, ...] = FEATURE_NAMES
+    """Which of them are watched: one that is always other than in training would hide what the others do."""
     distance_limit: float = 0.25
     calibration_limit: float = 0.1
     """Of the mean quality less the mean expected one; it has to be more than three standard errors, too."""
@@ -66,6 +71,9 @@ class DriftConfig:
         for name in ("distance_limit", "calibration_limit"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: use a number between 0 and 1")
+        unknown = sorted(set(self.features) - set(FEATURE_NAMES))
+        if unknown or not self.features:
+            raise ConfigError(f"features are {self.features!r}: name some of {', '.join(FEATURE_NAMES)}")
         if self.against not in {"training", "first_window"}:
             raise ConfigError(f'against is {self.against!r}: use "training" or "first_window"')
 
@@ -179,9 +187,13 @@ class DriftWatch:
         if self._reference is None:
             self._reference = columns
             return
-        distances = [self._distance(*pair) for pair in zip(self._reference, columns, strict=True)]
-        most = int(np.argmax(distances))
-        self._found("features", FEATURE_NAMES[most], distances[most], self.config.distance_limit, columns.shape[1])
+        distances = {
+            name: self._distance(reference, column)
+            for name, reference, column in zip(FEATURE_NAMES, self._reference, columns, strict=True)
+            if name in self.config.features
+        }
+        most = max(distances, key=distances.__getitem__)
+        self._found("features", most, distances[most], self.config.distance_limit, columns.shape[1])
 
     def _judge_scores(self, scores: Array) -> None:
         if self._score_bins is not None:

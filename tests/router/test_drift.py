@@ -93,6 +93,23 @@ def test_the_feature_that_has_moved_is_named():
     assert [(f.subject, f.is_drifting) for f in found] == [("success", True), ("scores", False)]
 
 
+def test_features_that_are_not_watched_hide_nothing():
+    """One that is known to be elsewhere is left out; the one that has moved among the others is named."""
+    random = np.random.default_rng(9)
+    found = []
+    config = DriftConfig(request_window=50, features=("similarity", "success"))
+    watched = DriftWatch(config, found.append, reference=random.normal(size=(1000, 5)))
+    for shift in (0.0, 0.8):
+        for _ in range(50):
+            features = random.normal(size=(8, 5))
+            features[:, 1] += 9.0
+            features[:, 3] += shift
+            watched.add_request(features, random.normal(size=8))
+    judged = [(f.subject, f.is_drifting) for f in found if f.kind == "features"]
+    assert judged[0][1] is False
+    assert judged[1] == ("success", True)
+
+
 def test_training_figures_are_the_reference_where_there_are_any():
     """Features given are, and the bins of a calibration; then the first window is judged, too."""
     random = np.random.default_rng(3)
@@ -196,6 +213,8 @@ def test_needs_like_those_of_the_calibration_do_not_drift():
     [
         (lambda: DriftConfig(request_window=0), ConfigError, "request_window is 0"),
         (lambda: DriftConfig(distance_limit=1.0), ConfigError, r"distance_limit is 1\.0"),
+        (lambda: DriftConfig(features=("length",)), ConfigError, "name some of similarity, recency"),
+        (lambda: DriftConfig(features=()), ConfigError, "name some of similarity, recency"),
         (lambda: DriftConfig(against="yesterday"), ConfigError, 'use "training" or "first_window"'),
         (lambda: watch(reference=[[0.0, 1.0]]), DimensionMismatch, r"expected \(n, 5\)"),
         (lambda: watch(reference=[[0.0, 1.0, 2.0, 3.0, np.nan]]), NonFiniteInput, "leave those rows out"),

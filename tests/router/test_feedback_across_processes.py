@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -122,3 +125,56 @@ def test_of_many_processes_with_the_same_feedback_one_is_heard(workers, tmp_path
     assert history.known() == {"cheap": Known(200, 200.0)}
     assert history.waiting_count == 0
     history.close()
+
+
+@pytest.fixture
+def gunicorn(tmp_path):
+    """Start gunicorn with three preloaded workers in ``tmp_path``; return its process and address."""
+    pytest.importorskip("gunicorn")
+    started = []
+
+    def start():
+        listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with listener, (tmp_path / "gunicorn.log").open("a") as errors:
+            command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}", "--pythonpath"]
+            command += [str(PROGRAM.parent), "--preload", "--workers", "3", "--no-control-socket"]
+            process = subprocess.Popen(
+                [*command, "feedback_app:application"], cwd=tmp_path, stderr=errors, pass_fds=[listener.fileno()]
+            )
+        started.append(process)
+        return process, address
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+
+
+@pytest.mark.slow
+def test_any_worker_of_a_server_takes_feedback_on_what_another_routed(gunicorn, tmp_path):
+    """Gunicorn's workers, and those of the server started anew, which takes what was routed just before the end."""
+
+    def ask(path, name):
+        with urllib.request.urlopen(f"{address}/{path}?{name}", timeout=30) as response:
+            return json.loads(response.read())
+
+    process, address = gunicorn()
+    names = [f"r{number}" for number in range(60)]
+    routed = {name: ask("route", name)["worker"] for name in names}
+    assert len(set(routed.values())) > 1
+    time.sleep(4 * LINGER_S)
+    told = {name: ask("feedback", name) for name in [*names, "of%20the%20master"]}
+    assert {answer["status"] for answer in told.values()} == {"accepted"}, "what the master routed is written once, too"
+    assert any(told[name]["worker"] != routed[name] for name in names)
+    assert {ask("feedback", name)["status"] for name in names} == {"DuplicateFeedback"}
+    assert ask("feedback", "nobody")["status"] == "UnknownRequest"
+    ask("route", "last")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0, (tmp_path / "gunicorn.log").read_text()
+    process, address = gunicorn()
+    assert ask("feedback", "last")["status"] == "accepted"
+    assert ask("feedback", "r0")["status"] == "DuplicateFeedback"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
