@@ -224,6 +224,15 @@ def test_a_spans_attributes_may_bear_any_name(handler):
     assert handler.events[0].attributes == {"name": "resnet", "id": 5}
 
 
+def test_a_spans_attributes_may_be_a_mapping(handler):
+    """``attributes={…}``, as OpenTelemetry and ``@ec.traced`` take it, is none itself; keywords come last."""
+    with ec.span("load", attributes={"http.route": "/pay", "size": 3}, size=4):
+        pass
+    with ec.span("load", attributes=None):
+        pass
+    assert [event.attributes for event in handler.events] == [{"http.route": "/pay", "size": 4}, {}]
+
+
 def test_a_span_takes_further_attributes(handler):
     """``set`` on a span without a class gives it attributes of any names, from afar too; the last value counts."""
     with ec.span("processing", size=3) as op:

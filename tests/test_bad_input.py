@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -150,6 +151,16 @@ def test_port_in_use():
     assert message.startswith("eventcore.toml: [http]: port")
     for part in (str(port), "127.0.0.1", "in use", "[http] port = "):
         assert part in message
+
+
+@pytest.mark.parametrize(
+    "settings", [{"http": {"port": 1, "host": "192.0.2.1"}}, {"handlers": {"log": {"output": "/proc/no/such"}}}]
+)
+def test_a_mistake_that_only_shows_when_started_is_one_error(settings):
+    """What a handler or service refuses when it starts is one traceback in the code that calls ``configure()``."""
+    with pytest.raises(ec.ConfigurationError) as caught:
+        ec.configure(**settings)
+    assert "".join(traceback.format_exception(caught.value)).count("Traceback") == 1
 
 
 def test_truncated_model_file(tmp_path):

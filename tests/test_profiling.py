@@ -254,8 +254,9 @@ def test_what_held_memory_is_named(tmp_path):
         (("--memory", "123"), 2, "from a program's start only: eventcore profile --memory -- python program.py"),
         (("--memory", "--duration", "3", "--", "python", "x.py"), 2, "leave out --duration"),
         (("--memory", "--", "ls"), 2, "'ls' is no Python program"),
-        (("--", "no-such-program"), 1, "there is no such process or program"),
-        (("4194303",), 1, "there is no such process"),
+        (("--", "no-such-program"), 2, "there is no such process or program"),
+        (("4194303",), 2, "there is no such process"),
+        (("--output", "no/such/x.svg", "1"), 2, "--output no/such/x.svg: there is no folder 'no/such'"),
     ],
 )
 def test_what_cannot_be_profiled_is_one_clear_error(arguments, code, message):

@@ -143,7 +143,14 @@ class HealthService(Service):
         return checks
 
     def start(self) -> None:
-        """Begin to run the checks on schedule."""
+        """Run the checks on schedule from now on. ConfigurationError: there is no such path in ``disk_space``."""
+        for check in self.checks:
+            if isinstance(check, DiskSpaceHealthCheck) and not os.path.exists(check.path):  # noqa: PTH110 - a text
+                raise ConfigurationError(f"disk_space names {check.path!r}: there is no such path on this machine")
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the thread that runs the checks (anew in a forked child)."""
         if self.config.interval_s:
             self._stopping = threading.Event()
             self._thread = threading.Thread(target=self._go_on, name="eventcore-health", daemon=True)
@@ -187,7 +194,7 @@ _SERVICES: weakref.WeakSet[HealthService] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for service in list(_SERVICES):
-        service.start()
+        service.begin()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -126,6 +126,25 @@ class LogConfig(OtlpOptions, _Output):
         if output not in (None, "otlp"):
             raise ValueError(f"only output = 'otlp' takes this option, and output is {output!r}")
         return value
+
+    @field_validator("schema_")
+    @classmethod
+    def _for_lines(cls, value: Any, info: ValidationInfo) -> Any:
+        output = info.data.get("output")
+        if output in ("otlp", "logging"):
+            raise ValueError(f"only JSON lines have a schema, and output is {output!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _schema_of_json(self) -> Self:
+        if self.is_schema_idle and "format" not in self.model_fields_set:  # else somebody else may have said "console"
+            raise ValueError(f"'schema' is {self.schema_!r}, and only JSON lines have one; add format = 'json'")
+        return self
+
+    @property
+    def is_schema_idle(self) -> bool:
+        """Whether a schema was asked for that no line can have."""
+        return "schema_" in self.model_fields_set and self.format == "console"
 
     @property
     def severities(self) -> Levels:

@@ -56,6 +56,8 @@ class LogHandler(Handler):
     def attached(self, emitter: Emitter) -> None:
         """Open the output; ConfigurationError where it cannot be written."""
         super().attached(emitter)
+        if self.config.is_schema_idle:
+            self.warn_of_idle(["schema"], "format is 'console'")  # by LOG_FORMAT, perhaps
         self._lines = Lines(emitter.resource)
         self._output: Output
         self._items: Callable[[Envelope], list[Any]]

@@ -93,3 +93,14 @@ class MetricConfig(OtlpOptions, HandlerConfig):
                 "with 'events', 'exclude', 'categories' or 'min_severity'"
             )
         return value
+
+    @property
+    def idle(self) -> list[str]:
+        """The options that were given for the exporter ``otlp``, where there is only ``prometheus``."""
+        for_otlp = (*OtlpOptions.model_fields, "interval_s", "temporality")
+        return [name for name in for_otlp if name in self.model_fields_set] if self.exporter == ("prometheus",) else []
+
+    @property
+    def says_exporter(self) -> bool:
+        """Whether somebody has chosen an exporter, in the settings or by OpenTelemetry's variable."""
+        return "exporter" in self.model_fields_set or environment.text("OTEL_METRICS_EXPORTER") is not None

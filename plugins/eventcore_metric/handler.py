@@ -95,11 +95,20 @@ class MetricHandler(Handler):
     # -- compiling ---------------------------------------------------------------------------------------------------
 
     def attached(self, emitter: Emitter) -> None:
-        """Compile the instruments. ConfigurationError: no such pack, or two metrics that would share series names."""
+        """Compile the instruments.
+
+        ConfigurationError: no such pack, two metrics that would share series names, no such path in ``disks``, or an
+        option of the exporter ``otlp`` where nobody asks for that.
+        """
+        for path in self.config.disks if self.config.host else ():
+            if not os.path.exists(path):  # noqa: PTH110 - it is no Path in the settings, and need not be one
+                raise ConfigurationError(f"option 'disks' names {path!r}: there is no such path on this machine")
         if "none" not in self.config.exporter and self.config.multiprocess_dir is not None:
             self._shared = Shared(self.config.multiprocess_dir, self.name, self.config.max_series)
             self._store = self._shared
         self._compile(emitter, is_rehearsal=False)
+        if idle := self.config.idle:
+            self.warn_of_idle(idle, "exporter is 'prometheus'")
         if "none" in self.config.exporter:
             return
         by_hand.record(self, MetricHandler._record)
@@ -135,6 +144,8 @@ class MetricHandler(Handler):
 
     def _compile(self, emitter: Emitter, *, is_rehearsal: bool) -> None:
         super().attached(emitter)
+        if (idle := self.config.idle) and not self.config.says_exporter:
+            raise ConfigurationError(f"option {idle[0]!r} is for exporter = 'otlp'; add that, or take {idle[0]!r} out")
         instruments = self._instruments(emitter.catalog, is_rehearsal=is_rehearsal)
         if "none" in self.config.exporter:
             return

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
 __all__ = ["OtelVariableWarning", "choice", "flag", "milliseconds", "number", "pairs", "ratio", "text"]
+
+
+_WARNED: dict[Any, Any] = {}
+"""What ``warnings`` remembers, to say each thing once."""
 
 
 class OtelVariableWarning(UserWarning):
@@ -99,6 +103,6 @@ def pairs(*names: str) -> dict[str, str]:
 
 
 def _ignored(name: str, value: str, expected: str) -> None:
-    warnings.warn(
-        f"variable {name} is {value!r} and is ignored: expected {expected}", OtelVariableWarning, stacklevel=3
-    )
+    """Warn of a variable, at the variable: no line of code is to blame, so none is shown."""
+    what = f"variable {name} is {value!r} and is ignored: expected {expected}"
+    warnings.warn_explicit(what, OtelVariableWarning, "environment", 0, registry=_WARNED)

@@ -145,9 +145,19 @@ class _Span(LiveOperation[Any]):
         super().set(attributes={**self.fields["attributes"], **results})
 
 
-def span(name: str, /, *, category: Category | str = Category.EXECUTION, **attributes: Any) -> LiveOperation[Any]:
-    """Return an operation without a class of its own: ``with ec.span("load", path=…) as op``; ``op.set`` adds to it."""
-    return _span(name, category, attributes)
+def span(
+    name: str,
+    /,
+    *,
+    category: Category | str = Category.EXECUTION,
+    attributes: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> LiveOperation[Any]:
+    """Return an operation without a class of its own: ``with ec.span("load", path=…) as op``; ``op.set`` adds to it.
+
+    Attributes are given as keywords, or, where a name is no identifier, as a mapping ``attributes={"http.route": …}``.
+    """
+    return _span(name, category, {**(attributes or {}), **more})
 
 
 def _span(name: str, category: Category | str, attributes: Mapping[str, Any]) -> LiveOperation[Any]:

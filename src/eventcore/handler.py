@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -142,6 +143,12 @@ class Handler:
         among the queued envelopes of the handler is not kept.
         """
         return None
+
+    def warn_of_idle(self, options: Sequence[str], why: str) -> None:
+        """Warn that options were given to no effect, where another setting may have been laid over them on purpose."""
+        named = ", ".join(repr(option) for option in options)
+        what = f"handler {self.name!r}: no effect of {named}, since {why}"
+        warnings.warn_explicit(what, UserWarning, "settings", 0)  # no line of code is to blame, so none is shown
 
     def handle(self, envelope: Envelope) -> None:
         """Handle one envelope."""

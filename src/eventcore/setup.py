@@ -190,7 +190,7 @@ def _add_handlers(emitter: Emitter, found: Plugins, read: Settings, ready: Mappi
         try:
             emitter.add_handler(handler_class(config), name=name)
         except (ConfigurationError, InstrumentError) as error:
-            raise type(error)(f"{read.where('handlers', name)}: {error}") from error
+            raise type(error)(f"{read.where('handlers', name)}: {error}") from None
     for name, handler in ready.items():
         emitter.add_handler(handler, name=name)
 
@@ -216,7 +216,7 @@ def _make_service(emitter: Emitter, found: Plugins, read: Settings, name: str, t
     try:
         return service_class(config, emitter, found)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{read.where(name)}: {error}") from error
+        raise ConfigurationError(f"{read.where(name)}: {error}") from None
 
 
 def _start_service(emitter: Emitter, found: Plugins, read: Settings, name: str, table: Mapping[str, Any]) -> None:
@@ -224,6 +224,6 @@ def _start_service(emitter: Emitter, found: Plugins, read: Settings, name: str, 
     try:
         service.start()
     except ConfigurationError as error:
-        raise ConfigurationError(f"{read.where(name)}: {error}") from error
+        raise ConfigurationError(f"{read.where(name)}: {error}") from None
     emitter.services[name] = service
     emitter.on_shutdown.append(service.stop)

@@ -227,6 +227,14 @@ def test_mistakes_in_settings_are_one_clear_error(options, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("option", [{"path": "/no/such"}, {"paths": ["/", "/no/such"]}])
+def test_a_disk_that_is_not_there_is_refused(option):
+    """A path to be checked that this machine does not have is an error that names it, and nothing is left running."""
+    with pytest.raises(ec.ConfigurationError, match=r"health: disk_space names '/no/such': there is no such path"):
+        configured(disk_space=option)
+    assert not any("health" in thread.name for thread in threading.enumerate())
+
+
 def test_checks_run_on_schedule():
     """Without anybody asking, a change is noticed and emitted; nothing runs after shutdown."""
     emitter = configured(

@@ -276,6 +276,19 @@ def test_tls_serves_who_trusts_it(authority, trusting, tmp_path):
     assert ask(f"{http.url}/livez", context=trusting)[0] == 200
 
 
+def test_a_command_says_how_to_trust_a_certificate(authority, tmp_path, monkeypatch):
+    """``--url`` against a certificate that nobody here trusts is one error with the remedy, and that works."""
+    http = start(**certified(authority, tmp_path))
+    command = ["health", "--url", http.url]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2
+    assert f"error: the certificate of {http.url} is not trusted" in refused.stderr
+    assert "in the variable SSL_CERT_FILE" in refused.stderr
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    assert CliRunner().invoke(app, command).exit_code == 0
+
+
 def test_old_tls_is_refused(authority, trusting, tmp_path):
     """Nothing below TLS 1.2 is spoken."""
     http = start(**certified(authority, tmp_path))

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -296,6 +297,32 @@ def test_an_unknown_schema_is_a_clear_error():
     """The error names the option and what there is."""
     with pytest.raises(ec.ConfigurationError, match=r"schema.*'tinyllm', 'moe', 'tracing' or 'ecs'"):
         configure(format="json", schema="esc")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "'schema' is 'ecs', and only JSON lines have one; add format = 'json'"),
+        (
+            {"format": "json", "output": "otlp"},
+            "'schema' is 'ecs': only JSON lines have a schema, and output is 'otlp'",
+        ),
+        ({"output": "logging"}, "'schema' is 'ecs': only JSON lines have a schema, and output is 'logging'"),
+    ],
+)
+def test_a_schema_that_no_line_can_have_is_a_clear_error(options, message):
+    """A schema without ``format = "json"``, or where no lines are written, is refused and names the option."""
+    with pytest.raises(ec.ConfigurationError, match=message):
+        configure(schema="ecs", **options)
+
+
+def test_a_format_for_people_leaves_a_schema_idle_with_a_warning(monkeypatch):
+    """``LOG_FORMAT=console`` over a file that says JSON and a schema goes on, and says that the schema is idle."""
+    Path("eventcore.toml").write_text('[handlers.log]\nformat = "json"\nschema = "ecs"\n')
+    ec.configure().shutdown()
+    monkeypatch.setenv("LOG_FORMAT", "console")
+    with pytest.warns(UserWarning, match="handler 'log': no effect of 'schema', since format is 'console'"):
+        ec.configure()
 
 
 def test_the_schema_is_seen_in_a_preview():

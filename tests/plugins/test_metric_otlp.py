@@ -49,7 +49,8 @@ def receiver():
 
 def start(receiver, **options):
     """Return a running emitter and its metric handler, which pushes when told to."""
-    options = {"exporter": "otlp", "endpoint": receiver.endpoint, "interval_s": 600, **options}
+    if options.get("exporter") != "prometheus":
+        options = {"exporter": "otlp", "endpoint": receiver.endpoint, "interval_s": 600, **options}
     emitter = ec.configure(service="shop", instruments=METRICS, handlers={"metric": options})
     return emitter, emitter.handler("metric")
 
@@ -315,6 +316,32 @@ def test_a_wrong_exporter_is_one_clear_error(exporter, message):
     """What is no exporter, or none beside another, is refused when configured."""
     with pytest.raises(ec.ConfigurationError, match=message):
         ec.configure(handlers={"metric": {"exporter": exporter}})
+
+
+OF_OTLP = [{"endpoint": "http://127.0.0.1:4318"}, {"interval_s": 5}, {"headers": {"a": "b"}}, {"temporality": "delta"}]
+
+
+@pytest.mark.parametrize("options", OF_OTLP)
+def test_what_is_for_otlp_asks_for_otlp(options):
+    """An option of the exporter ``otlp`` where nobody chose an exporter is an error that names both, and no secret."""
+    (name,) = options
+    with pytest.raises(ec.ConfigurationError, match=f"option '{name}' is for exporter = 'otlp'; add that") as caught:
+        ec.configure(handlers={"metric": options})
+    assert "{" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", OF_OTLP)
+def test_exporters_are_swapped_by_one_option(options, monkeypatch):
+    """Where ``prometheus`` is chosen over what is for ``otlp``, a warning says that it is idle."""
+    (name,) = options
+    idle = f"handler 'metric': no effect of '{name}', since exporter is 'prometheus'"
+    with pytest.warns(UserWarning, match=idle):
+        ec.configure(handlers={"metric": {"exporter": "prometheus", **options}})
+    for exporter in ("none", ["prometheus", "otlp"]):
+        ec.configure(handlers={"metric": {"exporter": exporter, **options}}, replace=True)
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "prometheus")
+    with pytest.warns(UserWarning, match=idle):
+        ec.configure(handlers={"metric": options}, replace=True)
 
 
 # -- exemplars ---------------------------------------------------------------------------------------------------------

@@ -47,8 +47,11 @@ def test_the_process_is_shown_as_the_system_sees_it():
 
 
 def test_the_host_and_its_disks_are_shown(tmp_path):
-    """CPU time and memory of the host, and the space at 'disks'; a path that is none is left out."""
-    _, metric = start(disks=["/", str(tmp_path), "/no/such/path"])
+    """CPU time and memory of the host, and the space at 'disks'; a path that is gone is left out."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    _, metric = start(disks=["/", str(tmp_path), str(gone)])
+    gone.rmdir()
     cpu = {mode: metric.value("host_cpu_seconds_total", {"mode": mode}) for mode in ("user", "system", "idle")}
     assert all(value > 0 for value in cpu.values())
     total, available = metric.value("host_memory_total_bytes"), metric.value("host_memory_available_bytes")
@@ -56,7 +59,14 @@ def test_the_host_and_its_disks_are_shown(tmp_path):
     disk = os.statvfs(tmp_path)
     assert metric.value("host_disk_total_bytes", {"path": str(tmp_path)}) == disk.f_blocks * disk.f_frsize
     assert metric.value("host_disk_free_bytes", {"path": "/"}) > 0
-    assert metric.value("host_disk_free_bytes", {"path": "/no/such/path"}) is None
+    assert metric.value("host_disk_free_bytes", {"path": str(gone)}) is None
+
+
+def test_a_disk_that_is_not_there_is_refused():
+    """A path in 'disks' that this machine does not have is an error that names it, unless the host is not shown."""
+    with pytest.raises(ec.ConfigurationError, match=r"handlers\.metric.*option 'disks' names '/no/such/path'"):
+        start(disks=["/", "/no/such/path"])
+    start(disks=["/no/such/path"], host=False)
 
 
 def test_process_and_host_can_be_switched_off():

@@ -250,6 +250,21 @@ def test_a_bad_variable_is_warned_of_and_ignored(monkeypatch, name, value, what)
     assert len(warned) == 1
 
 
+def test_a_bad_variable_is_one_line():
+    """The warning stands alone: no line of our source is shown, which is not to blame."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from eventcore_otlp import environment; environment.number('OTEL_BSP_MAX_QUEUE_SIZE')"],
+        env={**os.environ, "OTEL_BSP_MAX_QUEUE_SIZE": "many"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == (
+        "environment:0: OtelVariableWarning: variable OTEL_BSP_MAX_QUEUE_SIZE is 'many' and is ignored: expected "
+        "a whole number that is not negative\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "value", "what"),
     [

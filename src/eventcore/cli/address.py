@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
+import ssl
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
@@ -70,4 +71,10 @@ class Address:
                 body = response.read(MAX_BODY)
                 return Answer(response.status or 0, body, response.headers.get("Content-Type", ""))
         except Exception as error:  # noqa: BLE001 - whatever a server or the network does, it did not answer
-            raise EventCoreError(f"nothing answers at {self.url} ({getattr(error, 'reason', None) or error})") from None
+            reason = getattr(error, "reason", None) or error
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise EventCoreError(
+                    f"the certificate of {self.url} is not trusted ({reason.verify_message}): name the file (PEM) of "
+                    "its authority, or of the certificate if it has signed itself, in the variable SSL_CERT_FILE"
+                ) from None
+            raise EventCoreError(f"nothing answers at {self.url} ({reason})") from None

@@ -58,16 +58,19 @@ def profile(
 ) -> None:
     """Record a flame graph (SVG) of a process or a command; with --memory, what held memory when most was held.
 
-    Exit code 1 where nothing could be recorded; with --memory the command's own.
+    Exit code 2 where nothing could be recorded; with --memory the command's own.
     """
     is_process = len(target) == 1 and target[0].isdigit()
+    path = Path(output or ("memory.folded" if memory else "profile.svg"))
+    if not path.parent.is_dir():
+        fail(f"--output {path}: there is no folder {str(path.parent)!r}")
     if memory:
         if is_process:
             fail("memory can be traced from a program's start only: eventcore profile --memory -- python program.py")
         if duration is not None:
             fail("--memory runs the command to its end; leave out --duration")
-        raise typer.Exit(_memory(target, Path(output or "memory.folded"), top))
-    _time(target, Path(output or "profile.svg"), (duration or 30) if is_process else duration, rate, is_process)
+        raise typer.Exit(_memory(target, path, top))
+    _time(target, path, (duration or 30) if is_process else duration, rate, is_process)
 
 
 def _time(target: list[str], output: Path, duration: int | None, rate: int, is_process: bool) -> None:  # noqa: FBT001 - private, and named by its caller
@@ -82,7 +85,7 @@ def _time(target: list[str], output: Path, duration: int | None, rate: int, is_p
     if not output.exists():
         reason = next((line.strip() for line in said.splitlines() if line.strip()), f"status {done.returncode}")
         remedy = next((text for sign, text in _REMEDIES.items() if sign in said), "see py-spy record --help")
-        fail(f"py-spy recorded nothing: {reason.removeprefix('Error: ')}; {remedy}", 1)
+        fail(f"py-spy recorded nothing: {reason.removeprefix('Error: ')}; {remedy}")
     say(f"{output}: flame graph; open it in a browser")
 
 
@@ -98,7 +101,7 @@ def _memory(command: list[str], output: Path, top: int) -> int:
         runner = [interpreter, "-P", str(_RUNNER), str(found), str(FRAMES), *rest]
         code = subprocess.run(runner, check=False).returncode  # noqa: S603 - what the user asked for
         if not found.exists():
-            fail(f"{command[0]} ended with status {code} before its memory could be looked at", 1)
+            fail(f"{command[0]} ended with status {code} before its memory could be looked at")
         facts: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
     output.write_text("".join(_folded(facts["stacks"])), encoding="utf-8")
     lines: Counter[tuple[str, int]] = Counter()
