@@ -203,7 +203,7 @@ def test_the_levels_in_force_are_seen_from_outside():
     assert shown["levels"] == {"router.*": "debug", "cache (category)": "error"}
     assert shown["processors"] == ("redact", "fields", "scrub", "ecs", "json", "output")
     assert LogHandler(output="otlp").inspect()["processors"] == ("redact", "fields", "scrub", "otlp")
-    assert LogHandler(output="logging", schema="ecs").inspect()["processors"] == (
+    assert LogHandler(output="logging").inspect()["processors"] == (
         "redact",
         "fields",
         "scrub",
