@@ -41,13 +41,18 @@ def folder(tmp_path):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("rank", "parameters"), [(None, 1932), (RANK, 956)])
 def test_usps_digits_are_read(rank, parameters):
-    """In 40 epochs, of 100 in the command, 93 % and more are right; in integers within half a point of floats."""
+    """In 40 epochs, of 100 in the command, 93 % and more are right, by sigmoid and tanh, and in integers.
+
+    Rounding costs less than half a point. What integers cost altogether is a mean over seeds, see docs/fastgrnn.md: two
+    networks of one seed differ by half a point either way.
+    """
+    short = replace(DIGITS_TRAINING, epochs=40)
     with threadpool_limits(1):  # a second thread of BLAS only waits with matrices as small as these
-        found = train_digits(read_digits(DATA), rank=rank, training=replace(DIGITS_TRAINING, epochs=40))
-        short = replace(DIGITS_TRAINING, epochs=15)
+        found = train_digits(read_digits(DATA), rank=rank, training=short)
         quantised = train_digits(read_digits(DATA), rank=rank, integers=True, training=short)
     assert found.parameters == parameters
     assert found.accuracy >= 93.0
+    assert quantised.integer_accuracy >= 93.0
     assert quantised.integer_accuracy > quantised.accuracy - 0.5
 
 

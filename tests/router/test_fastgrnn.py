@@ -273,6 +273,20 @@ def test_initial_values_are_the_authors():
     assert 0.095 < p["W"].std() < 0.105
 
 
+def test_clipped_functions_begin_where_smooth_ones_do():
+    """Without input, quantSigm and quantTanh begin at σ(1) and tanh(1), and with some few of them are clipped."""
+    smooth, clipped = (
+        FastGRNN.initialise(FastGRNNConfig(16, 32, gate=gate, update=update), seed=0, dtype=np.float64)
+        for gate, update in (("sigmoid", "tanh"), ("quantSigm", "quantTanh"))
+    )
+    nothing = np.zeros((1, 1, 16))
+    np.testing.assert_allclose(clipped.run(nothing).gates, smooth.run(nothing).gates, atol=1e-15)
+    np.testing.assert_allclose(clipped.run(nothing).updates, smooth.run(nothing).updates, atol=1e-15)
+    trace = clipped.run(np.random.default_rng(0).uniform(0.0, 0.5, (100, 16, 16)))
+    assert np.isin(trace.gates, (0.0, 1.0)).mean() < 0.1
+    assert (np.abs(trace.updates) == 1.0).mean() < 0.2
+
+
 def test_the_same_seed_gives_the_same_network_and_another_seed_another():
     """Initialisation depends on the seed and on nothing else."""
     first, same, other = (FastGRNN.initialise(VARIANTS[3], seed=seed).parameters for seed in (7, 7, 8))
