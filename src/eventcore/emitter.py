@@ -15,6 +15,7 @@ from eventcore.bound_emitter import BoundEmitter
 from eventcore.catalog import Catalog
 from eventcore.closing import Closing
 from eventcore.context import SCOPE
+from eventcore.detours import Detours
 from eventcore.dispatch import START, Attachment, Route, Routes, Unsampled, Wanted
 from eventcore.durable_emit import Durability
 from eventcore.envelope import Envelope
@@ -49,9 +50,6 @@ __all__ = ["Emitter"]
 E = TypeVar("E", bound=Operation)
 V = TypeVar("V")
 
-MAX_DEPTH = 3
-"""How deep inline handlers may emit while handling; deeper envelopes are dropped with reason ``recursion``."""
-
 MAX_OPEN_OPERATIONS = 10_000
 """Operations that are remembered as open; the oldest beyond that end as abandoned, so that a leak stays bounded."""
 
@@ -68,6 +66,7 @@ class Emitter:
         "__weakref__",
         "_attachments",
         "_closing",
+        "_detours",
         "_enabled",
         "_ledger",
         "_open",
@@ -126,6 +125,7 @@ class Emitter:
         self._per_thread = self._ledger.per_thread
         self.emit_times = EmitTimes(self._ledger)
         self.durability = Durability(self._ledger, self.catalog, journal, self._report)
+        self._detours = Detours(self._ledger, self.durability)
         self._attachments = Attachments(self, self._ledger, self.recompile, self._report)
         self._closing = Closing(self, self._attachments)
         self._recordings = Recordings(self, self._ledger, lambda r, e: self._deliver(r, e, self._per_thread.cells))
@@ -209,7 +209,7 @@ class Emitter:
         counts = cells.counts
         counts[route.key] += 1
         if cells.handling is not None or (route.inline and (cells.depth or route.durable)):
-            self._deliver_otherwise(route, envelope, cells)
+            self._detours.deliver(route, envelope, cells)
             return
         passed = 0  # counted right after the call: an interruption finds out which sink it has hit
         if not route.inline:
@@ -218,10 +218,10 @@ class Emitter:
                     try:
                         sink(envelope)
                     except Exception as error:  # noqa: BLE001 - the caller is never harmed
-                        self._failed(route.sinks[passed][1], envelope, error)
+                        self._detours.failed(route.sinks[passed][1], envelope, error)
                     passed += 1
             except BaseException:
-                self._count_interrupted(route, passed, set(), envelope)
+                self._detours.interrupted(route, passed, set(), envelope)
                 raise
             return
         if route.redact:
@@ -235,17 +235,17 @@ class Emitter:
                 except Exception as error:  # noqa: BLE001 - the caller is never harmed; one block per sink is the point
                     attachment = route.sinks[passed][1]
                     failed = (failed or set()) | {attachment.name}
-                    self._failed(attachment, envelope, error)
+                    self._detours.failed(attachment, envelope, error)
                 passed += 1
         except BaseException:  # KeyboardInterrupt and the like pass, but what they cut off is counted
-            self._count_interrupted(route, passed, failed or set(), envelope)
+            self._detours.interrupted(route, passed, failed or set(), envelope)
             raise
         finally:
             cells.depth = 0
         if failed is None:
             counts[route.done] += 1
         else:
-            self._count_done_except(route, failed)
+            self._detours.done_except(route, failed)
 
     def _deliver_directly(self, route: Route, event: Event, cells: Cells) -> None:
         """Give the event alone to the one handler that wants it, and wants no more."""
@@ -266,58 +266,6 @@ class Emitter:
             counts[done] += 1
         if began:
             self.emit_times.add(self.monotonic_ns() - began)
-
-    def _deliver_otherwise(self, route: Route, envelope: Envelope, cells: Cells) -> None:
-        if route.durable:
-            self.durability.deliver(self._deliver_nested, route, envelope, cells)
-        else:
-            self._deliver_nested(route, envelope, cells)
-
-    def _deliver_nested(self, route: Route, envelope: Envelope, cells: Cells) -> None:
-        """Deliver with care: what a handler emits while it handles goes not to itself, and inline only so deep."""
-        if route.redact:
-            envelope.hide_sensitive()
-        skipped: set[str] = set()
-        cells.depth += 1
-        try:
-            for sink, attachment in route.sinks:
-                if attachment is cells.handling or (attachment.queue is None and cells.depth > MAX_DEPTH):
-                    skipped.add(attachment.name)
-                    self._ledger.count(attachment.name, route.key.event, route.key.phase, "recursion")
-                    if attachment.name in route.key.sampling:
-                        self._ledger.count(attachment.name, route.key.event, route.key.phase, "accepted")
-                    continue
-                try:
-                    sink(envelope)
-                except Exception as error:  # noqa: BLE001 - the caller is never harmed
-                    skipped.add(attachment.name)
-                    self._failed(attachment, envelope, error)
-        finally:
-            cells.depth -= 1
-        self._count_done_except(route, skipped)
-
-    def _count_done_except(self, route: Route, names: set[str]) -> None:
-        for name in route.done.handlers:
-            if name not in names:
-                self._ledger.count(name, route.key.event, route.key.phase, "delivered")
-
-    def _count_interrupted(self, route: Route, passed: int, failed: set[str], envelope: Envelope) -> None:
-        """Count what a KeyboardInterrupt, or what a signal handler raised, cut off; a queue may hold it already."""
-        rest = [attachment for _, attachment in route.sinks[passed:]]
-        missed = {a.name for a in rest} - failed
-        queue = rest[0].queue if rest else None  # of the one that was being called; the others were not
-        if queue is not None and (queue.holds(envelope) or (envelope.is_redacted and not passed and not route.redact)):
-            missed.discard(rest[0].name)
-        for name in missed:
-            self._ledger.count(name, route.key.event, route.key.phase, "failed")
-        for attachment in rest[1:]:  # the first was being called, and has counted itself
-            if attachment.name in route.key.sampling:
-                self._ledger.count(attachment.name, route.key.event, route.key.phase, "accepted")
-        self._count_done_except(route, missed | failed)
-
-    def _failed(self, attachment: Attachment, envelope: Envelope, error: Exception) -> None:
-        self._ledger.count(attachment.name, envelope.name, envelope.phase, "failed")
-        attachment.quarantine.failed(error)
 
     def enabled(self, event_type: type[Event] | Recording[Any], severity: Severity | None = None) -> bool:
         """Whether any handler wants events of this type (operations: however they end), or any part of a recording.
