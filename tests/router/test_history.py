@@ -1,6 +1,7 @@
 import os
 import sqlite3
 import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -8,7 +9,15 @@ import pytest
 import eventcore as ec
 from router import Candidate, Guaranteed, History, Router, RoutingRequest, waiting
 from router.conformal import AdaptiveRisk
-from router.errors import ConfigError, DuplicateFeedback, HistoryError, InvalidRequest, NonFiniteInput, UnknownRequest
+from router.errors import (
+    ConfigError,
+    DuplicateFeedback,
+    HistoryError,
+    InvalidRequest,
+    NonFiniteInput,
+    RouterError,
+    UnknownRequest,
+)
 from router.history import Known
 
 
@@ -319,6 +328,58 @@ def test_closing_writes_what_waits_and_ends_the_thread(tmp_path):
         assert threading.active_count() == before
         assert router.waiting == (turn + 1, 0)
     history.close()
+
+
+def test_feedback_and_writing_do_not_lose_each_other(tmp_path):
+    """Six threads route and tell at once, some at once and some later, while what waits is written all the time."""
+    history = History(tmp_path / "history.db")
+    router = Router(model=Fixed(), history=history, emitter=ec.Emitter())
+    done, troubles = threading.Event(), []
+
+    def work(name):
+        try:
+            late = []
+            for number in range(100):
+                router.route(request(f"{name}-{number}"))
+                late.append(f"{name}-{number}")
+                if number % 3 == 0:
+                    router.feedback(late.pop(), 1.0)
+            for each in late:
+                router.feedback(each, 1.0)
+        except RouterError as error:
+            troubles.append(error)
+
+    def write():
+        while not done.is_set():
+            history.flush()
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcdef"]
+    writer = threading.Thread(target=write)
+    for thread in (*threads, writer):
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    done.set()
+    writer.join(10)
+    assert troubles == []
+    assert history.known() == {"dear": Known(600, 600.0)}
+    history.flush()
+    assert router.waiting == (0, 0)
+    history.close()
+
+
+def test_what_can_never_be_written_is_lost_once_and_counted(history):
+    """A request that is no request does not stop those after it."""
+    history.await_feedback("odd", "no request at all")
+    with suppress(HistoryError):
+        history.flush()  # unless the thread was faster
+    assert (history.waiting_count, history.forgotten) == (0, 1)
+    assert "a fault of ours" in str(history.trouble)
+    router = Router(model=Fixed(), history=history)
+    router.route(request("r1"))
+    history.flush()
+    assert history.trouble is None
+    router.feedback("r1", 1.0)
 
 
 def test_ids_that_are_no_text_for_sqlite_wait_like_others(history):
