@@ -176,6 +176,7 @@ def _show(found: dict[str, Any]) -> None:
         features.add_row(name, f"{feature['value']:g}", f"{feature['deviations']:+.2f}")
     stdout.print(features)
     policy, like, seen = found["policy"], found["harm_of_like_prompts"], found["in_calibration"]
+    setting = float(found[policy])  # JSON has no infinity: an unlimited one is a text
     grid = Table.grid(padding=(0, 2))
     grid.add_row("score", ", ".join(f"{head} {value}" for head, value in found["quality"].items()))
     grid.add_row("need", f"{found['need']} (strong less weak)")
@@ -184,7 +185,7 @@ def _show(found: dict[str, Any]) -> None:
         f"of the {like['prompts']} held-out prompts nearest in need, the weak model harms {like['rate']:.1%} "
         f"(95 %: {like['low']:.1%} to {like['high']:.1%})",
     )
-    grid.add_row("policy", f"{policy} {found[policy]:g}: weak where the need is below {found['threshold']}")
+    grid.add_row("policy", f"{policy} {setting:g}: weak where the need is below {found['threshold']}")
     grid.add_row(
         "in calibration",
         f"{seen['to_weak']:.1%} of {found['calibration_size']} prompts go to the weak model, {seen['harmed']:.2%} are "
@@ -194,4 +195,4 @@ def _show(found: dict[str, Any]) -> None:
     stdout.print(grid)
     below = "below" if found["decision"] == "weak" else "not below"
     say(f"Sent to the {found['decision']} model: its need for the strong one is {below} "
-        f"{_WHY[policy].format(found[policy])}.")  # fmt: skip
+        f"{_WHY[policy].format(setting)}.")  # fmt: skip

@@ -119,6 +119,15 @@ def test_a_mistake_is_one_line(folder, monkeypatch, arguments, reason):
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.parametrize("policy", ["--threshold", "--budget"])
+def test_a_setting_without_limit_is_shown_as_one(policy):
+    """An infinite tolerance or budget is a setting like any other, in words and in JSON, which knows no infinity."""
+    shown = runner.invoke(app, ["route", "x", policy, "inf"])
+    assert shown.exit_code == 0, shown.output
+    assert f"{policy[2:]} inf" in " ".join(shown.output.split())
+    assert json.loads(runner.invoke(app, ["route", "x", policy, "inf", "--json"]).output)["policy"] == policy[2:]
+
+
 def test_bytes_that_are_no_text_are_routed(folder):
     """What cannot be read of standard input is replaced: a request is answered, whatever it holds."""
     done = runner.invoke(app, ["route", "-", "--json"], input=b"\xff\xfe what is 2 + 2?")
