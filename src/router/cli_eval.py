@@ -62,7 +62,6 @@ def train(
         training, calibration = _parts(pairs, held_out, seed)
         check_learnable(pairs.take(training))
         recipe = PromptRecipe.for_prompts(len(training))
-        _warn_of_few(pairs.take(training))
         with progress(recipe.training.epochs + 1) as tell:
             tell(f"embedding {len(pairs)} prompts with {embedder}")
             chunks = embed_chunks(pairs.prompts, open_embedder(embedder), recipe.chunk_count)
@@ -87,6 +86,7 @@ def train(
             metrics={"prompts": float(len(known)), "calibration_prompts": float(len(held))},
         )
         save_prompt_model(replace(model, provenance=provenance), out)
+        _warn_of_few(known)
     say(f"{out}: {model!r}, {out.stat().st_size} bytes")
 
 
@@ -126,7 +126,6 @@ def evaluate_pairs(  # noqa: PLR0917 - typer calls it by name
         loaded = None if model is None else load_prompt_model(model)
         if plots is not None:
             _make_folder(plots)
-        _warn_of_few(pairs.take(split_by_prompt(pairs, 0)[0]))
         names = embedder or _installed()
         if loaded is not None and loaded.embedder not in names:
             names = [*names, loaded.embedder]
@@ -134,6 +133,7 @@ def evaluate_pairs(  # noqa: PLR0917 - typer calls it by name
             evaluation = evaluate(
                 pairs, {name: open_embedder(name) for name in names}, model=loaded, splits=splits, tell=tell
             )
+        _warn_of_few(pairs.take(split_by_prompt(pairs, 0)[0]))
         if as_json:
             stdout.print_json(json.dumps(_as_dict(evaluation)))
         else:
