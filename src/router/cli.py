@@ -51,6 +51,8 @@ def inspect(
         table.add_row("calibration", "none" if known is None else f"{len(known.need)} prompts held out")
     else:
         table.add_row("calibration", repr(loaded.calibration))
+        known_features = "none" if loaded.reference is None else f"{loaded.reference.shape[1]} quantiles of each"
+        table.add_row("training features", known_features)
     if loaded.provenance is not None:
         origin = loaded.provenance
         table.add_row("trained on", f"{origin.training_data} (SHA-256 {origin.training_data_sha256})")

@@ -116,7 +116,9 @@ def test_inspect_knows_both_kinds(model, tmp_path):
     assert shown.exit_code == 0, shown.output
     assert "hashing:64, 8 chunks of 64 dimensions" in shown.output
     assert "48 prompts held out" in shown.output
-    assert "Calibration(" in runner.invoke(app, ["inspect"]).output
+    of_candidates = runner.invoke(app, ["inspect"]).output
+    assert "Calibration(" in of_candidates
+    assert "33 quantiles of each" in of_candidates
     (tmp_path / "junk").write_bytes(b"\xff" * 40)
     refused = runner.invoke(app, ["inspect", str(tmp_path / "junk")])
     assert refused.exit_code == 2
