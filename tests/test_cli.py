@@ -338,6 +338,64 @@ def test_test_trace_fails_where_no_line_has_the_ids(settings, monkeypatch):
     assert "do not correlate" in words(out)
 
 
+ELSEWHERE = """
+[handlers.log]
+output = "otlp"
+client_certificate = "/run/secrets/no_such_cert.pem"
+client_key = "/run/secrets/no_such_key.pem"
+[handlers.oncall]
+use = "webhook"
+url = "https://example.com/hook"
+secret = ["env:NO_SUCH_SECRET"]
+[http]
+token = "env:NO_SUCH_TOKEN"
+[health]
+memory = false
+disk_space = false
+[health.external.db]
+url = "http://127.0.0.1:1/"
+token = "env:NO_SUCH_TOKEN_OF_DB"
+"""
+
+
+@pytest.mark.parametrize(
+    "command", [["explain", "log.record"], ["handlers"], ["doctor"], ["health"], ["debug", "inspect"]], ids=" ".join
+)
+def test_commands_need_no_secret_of_the_place_where_the_settings_belong(tmp_path, command):
+    """Questions are answered where a secret of the settings, a variable or a file, is not there; and that is said."""
+    (tmp_path / "eventcore.toml").write_text(ELSEWHERE)
+    code, out, err = run(*command)
+    assert code == (1 if command in (["health"], ["doctor"]) else 0), err  # the database cannot be asked
+    if command != ["handlers"]:
+        assert "oncall" in out
+        said = words(out if command == ["doctor"] else err)
+        assert "NO_SUCH_SECRET (eventcore.toml: [handlers.oncall], option 'secret')" in said
+        assert "NO_SUCH_TOKEN (eventcore.toml: [http], option 'token')" in said
+        assert "NO_SUCH_TOKEN_OF_DB (eventcore.toml: [health.external.db], option 'external.db.token')" in said
+    if command == ["health"]:
+        assert re.search(r"db +unhealthy", out)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("handlers.oncall", "[handlers.oncall]: option 'secret' names the environment variable 'NO_SUCH_SECRET'"),
+        ("handlers.log", "[handlers.log]: option 'client_certificate' is '/run/secrets/no_such_cert.pem': there is no"),
+        ("http", "[http]: option 'token' names the environment variable 'NO_SUCH_TOKEN', which is not set"),
+        ("health", "option 'external.db.token' names the environment variable 'NO_SUCH_TOKEN_OF_DB', which is not set"),
+    ],
+)
+def test_a_process_needs_them(tmp_path, table, message):
+    """``configure()`` with such a secret missing is an error that says where; nothing is left running."""
+    before = threading.active_count()
+    tables = re.split(r"^(?=\[)", ELSEWHERE, flags=re.MULTILINE)
+    (tmp_path / "eventcore.toml").write_text("".join(part for part in tables if part.startswith(f"[{table}")))
+    with pytest.raises(ec.ConfigurationError) as caught:
+        ec.configure()
+    assert message in str(caught.value)
+    assert threading.active_count() == before
+
+
 def test_trials_leave_the_servers_port_alone(settings):
     """A trial starts no server: the process that is asked about may hold its port."""
     with serving(200, b"") as url, (settings / "eventcore.toml").open("a") as file:

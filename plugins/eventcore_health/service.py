@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from eventcore.errors import ConfigurationError
-from eventcore.health import HealthCheck
+from eventcore.health import HealthCheck, HealthResult, HealthStatus
 from eventcore.service import Service, ServiceConfig, secret_of
 from eventcore_health.error_rate import ErrorRateHealthCheck
 from eventcore_health.external import TIMEOUT_S, ExternalServiceHealthCheck
@@ -23,6 +23,8 @@ from eventcore_health.system import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eventcore.emitter import Emitter
     from eventcore.plugins import Plugins
 
@@ -108,6 +110,7 @@ class HealthService(Service):
 
     def __init__(self, config: ServiceConfig, emitter: Emitter, plugins: Plugins) -> None:
         super().__init__(config, emitter, plugins)
+        self._missing: ConfigurationError | None = None
         self.checks = self._made()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -127,7 +130,12 @@ class HealthService(Service):
                 ErrorRateHealthCheck(self.emitter, errors.max_errors, errors.window_s, critical=errors.critical)
             )
         for name, service in config.external.items():
-            token = secret_of(service.token, f"option 'external.{name}.token'")
+            try:
+                token = secret_of(service.token, f"option 'external.{name}.token'")
+            except ConfigurationError as error:
+                self._missing = self._missing or error  # it cannot start; who only asks for a report sees it there
+                checks.append(HealthCheck(name, _lacking(str(error)), critical=service.critical))
+                continue
             try:
                 check = ExternalServiceHealthCheck(
                     name,
@@ -143,7 +151,12 @@ class HealthService(Service):
         return checks
 
     def start(self) -> None:
-        """Run the checks on schedule from now on. ConfigurationError: there is no such path in ``disk_space``."""
+        """Run the checks on schedule from now on.
+
+        ConfigurationError: a token is missing, or there is no such path in ``disk_space``.
+        """
+        if self._missing is not None:
+            raise self._missing
         for check in self.checks:
             if isinstance(check, DiskSpaceHealthCheck) and not os.path.exists(check.path):  # noqa: PTH110 - a text
                 raise ConfigurationError(f"disk_space names {check.path!r}: there is no such path on this machine")
@@ -172,6 +185,10 @@ class HealthService(Service):
 
     def __repr__(self) -> str:
         return f"<HealthService {', '.join(check.name for check in self.checks) or 'no checks'}>"
+
+
+def _lacking(what: str) -> Callable[[], HealthResult]:
+    return lambda: HealthResult(HealthStatus.UNHEALTHY, what)
 
 
 def _custom(name: str, table: _Custom) -> HealthCheck:

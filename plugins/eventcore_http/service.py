@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, SecretStr, model_validator
 
 from eventcore.errors import ConfigurationError
-from eventcore.service import Service, ServiceConfig, secret_of
+from eventcore.service import Service, ServiceConfig, secret_of, unset_secrets
 from eventcore_http.access import PUBLIC, Access
 from eventcore_http.application import HEALTH, Application
 from eventcore_http.server import Server
@@ -66,25 +67,40 @@ class HttpService(Service):
 
     def __init__(self, config: ServiceConfig, emitter: Emitter, plugins: Plugins) -> None:
         super().__init__(config, emitter, plugins)
-        self.access = Access(
+        self._servers: list[Server] = []
+        if not any(unset_secrets(self.config)):
+            _ = self.access  # a mistake shows now, and not only where it starts
+
+    @cached_property
+    def access(self) -> Access:
+        """Who may read. ConfigurationError: a secret is not there, or is half of what it takes."""
+        return Access(
             token=secret_of(self.config.token, "option 'token'"),
             username=self.config.username,
             password=secret_of(self.config.password, "option 'password'"),
             public=self.config.public,
         )
-        self._servers: list[Server] = []
+
+    @property
+    def is_protected(self) -> bool:
+        """Whether it asks who reads."""
+        return self.config.token is not None or self.config.password is not None
 
     def start(self) -> None:
-        """Listen. ConfigurationError: a port is taken, the address is not one of this machine, no such certificate."""
-        config = self.config
+        """Listen.
+
+        ConfigurationError: a secret is missing, a port is taken, the address is not one of this machine, no such
+        certificate.
+        """
+        config, access = self.config, self.access
         if not config.serve:
             return
         password = secret_of(config.keyfile_password, "option 'keyfile_password'")
         tls = Certificate(config.certfile, config.keyfile, password) if config.certfile else None
         try:
-            self._listen("port", config.port, Application(self.emitter, self.plugins, self.access), tls)
+            self._listen("port", config.port, Application(self.emitter, self.plugins, access), tls)
             if config.health_port is not None:
-                application = Application(self.emitter, self.plugins, self.access, only=HEALTH)
+                application = Application(self.emitter, self.plugins, access, only=HEALTH)
                 self._listen("health_port", config.health_port, application, tls)
         except ConfigurationError:
             self.stop()

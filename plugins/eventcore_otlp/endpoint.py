@@ -67,9 +67,9 @@ class Endpoint:
             {**_headers_of_variables(signal), **options.headers},
             options.compression or environment.choice({"none", "gzip"}, *_names(signal, "COMPRESSION")) or "none",
             options.timeout_s or environment.milliseconds(*_names(signal, "TIMEOUT")) or DEFAULT_TIMEOUT_S,
-            options.certificate or _file(*_names(signal, "CERTIFICATE")),
-            options.client_certificate or _file(*_names(signal, "CLIENT_CERTIFICATE")),
-            options.client_key or _file(*_names(signal, "CLIENT_KEY")),
+            _given("certificate", options.certificate) or _file(*_names(signal, "CERTIFICATE")),
+            _given("client_certificate", options.client_certificate) or _file(*_names(signal, "CLIENT_CERTIFICATE")),
+            _given("client_key", options.client_key) or _file(*_names(signal, "CLIENT_KEY")),
         )
 
     @property
@@ -95,6 +95,13 @@ def check_headers(value: Mapping[str, str]) -> None:
     for name, text in value.items():
         if not name or not f"{name}{text}".isprintable():
             raise ValueError(f"header {name!r} is empty or has control characters")
+
+
+def _given(option: str, path: Path | None) -> Path | None:
+    """Return a file of the options; it is looked for here, where it is needed, and not where options are read."""
+    if path is not None and not path.is_file():
+        raise ec.ConfigurationError(f"option {option!r} is {str(path)!r}: there is no such file")
+    return path
 
 
 def _names(signal: str, what: str) -> tuple[str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 import eventcore as ec
 from eventcore.errors import mistakes
@@ -36,9 +37,9 @@ class OtlpOptions(BaseModel):
     timeout_s: float | None = Field(
         None, gt=0, description="How long one export may take, retries included; 10 seconds when not given."
     )
-    certificate: FilePath | None = Field(None, description="Authorities (PEM) to verify the receiver with.")
-    client_certificate: FilePath | None = Field(None, description="Certificate (PEM) to show to the receiver.")
-    client_key: FilePath | None = Field(None, description="Private key (PEM) of client_certificate.")
+    certificate: Path | None = Field(None, description="Authorities (PEM) to verify the receiver with.")
+    client_certificate: Path | None = Field(None, description="Certificate (PEM) to show to the receiver.")
+    client_key: Path | None = Field(None, description="Private key (PEM) of client_certificate.")
 
     @field_validator("endpoint")
     @classmethod

@@ -29,6 +29,7 @@ from eventcore_webhook.signing import decode_secret, sign
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from eventcore.emitter import Emitter
     from eventcore.envelope import Envelope
     from eventcore_webhook.addresses import Resolver
 
@@ -105,7 +106,8 @@ class WebhookHandler(Handler):
     def __init__(self, config: HandlerConfig | None = None, **options: Any) -> None:
         super().__init__(config, **options)
         self._endpoint = Endpoint.parse(self.config.url)
-        self._secrets = tuple(_resolve_secret(secret.get_secret_value()) for secret in self.config.secret)
+        for secret in self.config.secret:
+            _check_secret(secret.get_secret_value())
         self._client = Client(
             self._endpoint,
             allow_private=self.config.allow_private,
@@ -117,6 +119,11 @@ class WebhookHandler(Handler):
         self.delivered = 0
         self.failed = 0
         self.retried = 0
+
+    def attached(self, emitter: Emitter) -> None:
+        """Look for the secrets that variables hold; ConfigurationError where one is not there, or is none."""
+        super().attached(emitter)
+        self._secrets = tuple(_resolve_secret(secret.get_secret_value()) for secret in self.config.secret)
 
     def handle(self, envelope: Envelope) -> None:
         """Post one event; raises WebhookError when it was not delivered."""
@@ -253,6 +260,12 @@ class WebhookHandler(Handler):
         except (ValueError, OverflowError):
             return None
         return max(0.0, at_s - self.emitter.clock.time_ns() / 1e9)
+
+
+def _check_secret(text: str) -> None:
+    """Check a secret that is not in a variable: that is looked for where the handler is attached."""
+    if not text.startswith("env:"):
+        _resolve_secret(text)
 
 
 def _resolve_secret(text: str) -> str:

@@ -14,6 +14,7 @@ from eventcore.delivery import Queue
 from eventcore.emitter import Emitter
 from eventcore.inspection import known_events
 from eventcore.plugins import Plugins
+from eventcore.service import unset_secrets
 from eventcore.settings import Sources, load_settings
 from eventcore.setup import _add_handlers, _handler_config, _has_structlog, _make_service, _with_debug
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from eventcore.journal_config import JournalConfig
     from eventcore.resource import Resource
 
-__all__ = ["rehearse"]
+__all__ = ["missing_secrets", "rehearse"]
 
 
 class _IdleQueue(Queue):
@@ -84,3 +85,18 @@ def rehearse(
         emitter.check_durable_types()
     known_events(emitter, load=True)
     return emitter
+
+
+def missing_secrets(emitter: Emitter) -> list[str]:
+    """Return the variables, not set here, that a rehearsed emitter's settings name for secrets; and where they do."""
+    settings = emitter.settings
+    assert settings is not None  # noqa: S101 - rehearse() has read them; for the type checker
+    configs = [
+        *((("handlers", handler.name), handler.config) for handler in emitter.handlers),
+        *(((name,), service.config) for name, service in emitter.services.items()),
+    ]
+    return [
+        f"{variable} ({settings.where(*path, *option.split('.'))}, option {option!r})"
+        for path, config in configs
+        for option, variable in unset_secrets(config)
+    ]

@@ -73,6 +73,9 @@ def _all(source: Source, answer: dict[str, Any], url: str | None, prometheus: st
     if url is None:
         origin = (answer["settings"] or {}).get("file") or "defaults; no eventcore.toml was found"
         yield Finding("configuration", "ok", f"is valid: {origin}")
+        if source.missing:
+            unset = f"not set here: {', '.join(source.missing)}"
+            yield Finding("secrets", "warn", unset, "set these variables where the process starts")
         used = {handler["kind"] for handler in answer["handlers"]} | set(answer["services"])
         yield from diagnosis.extras(Plugins(), used)
     configured, host, is_protected = source.served()

@@ -13,13 +13,13 @@ from urllib.parse import quote
 import typer
 
 from eventcore.cli.address import Address
-from eventcore.cli.output import fail, say
+from eventcore.cli.output import fail, note, say
 from eventcore.errors import ConfigurationError, EventCoreError
 from eventcore.explanation import explain
 from eventcore.exposition import exposition_of
 from eventcore.inspection import catalog_of, full_catalog, head_of, inspect
 from eventcore.instruments import Instrument
-from eventcore.rehearsal import rehearse
+from eventcore.rehearsal import missing_secrets, rehearse
 from eventcore.snapshot import snapshot_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,12 @@ Instruments = Annotated[
 
 
 class Source(ABC):
-    """Answers questions; EventCoreError where it cannot."""
+    """Answers questions; EventCoreError where it cannot.
+
+    ``missing``: variables of secrets that are not set here, and who names them.
+    """
+
+    missing: Sequence[str] = ()
 
     @abstractmethod
     def inspection(self) -> dict[str, Any]:
@@ -99,6 +104,7 @@ class Fresh(Source):
             import_module(module)
         self._given = [item for path in instruments for item in instruments_at(path)]
         self._emitter: Emitter = rehearse(config, self._given, is_for_catalog=is_for_catalog)
+        self.missing = missing_secrets(self._emitter)
 
     def inspection(self) -> dict[str, Any]:
         """Inspect the fresh emitter."""
@@ -132,7 +138,7 @@ class Fresh(Source):
         if http is None:
             return None, None, False
         address = http.url if http.config.serve and http.config.port else None
-        return address, http.config.host if http.config.serve else None, not http.access.is_open
+        return address, http.config.host if http.config.serve else None, http.is_protected
 
 
 class Running(Source):
@@ -214,9 +220,12 @@ def source_of(
     try:
         if url is not None:
             return Running(url)
-        return Fresh(config, modules or (), instruments or (), is_for_catalog=is_for_catalog)
+        fresh = Fresh(config, modules or (), instruments or (), is_for_catalog=is_for_catalog)
     except EventCoreError as error:
         fail(error)
+    if fresh.missing:
+        note(f"secrets not set here, which a process with these settings needs: {', '.join(fresh.missing)}")
+    return fresh
 
 
 def say_source(answer: dict[str, Any], *, is_trial: bool = False) -> None:
