@@ -169,7 +169,7 @@ def _warn_of_few(pairs: Pairs) -> None:
     if weight < 0.5:
         stderr.print(
             f"{len(set(pairs.prompts))} different prompts to learn from are few: what is learned counts {weight:.0%}, "
-            f"the order of their lengths the rest; from about 500 on it is mostly learned",
+            f"the order of their lengths the rest; from about 300 on learning counts more",
             style="yellow",
             highlight=False,
             soft_wrap=True,

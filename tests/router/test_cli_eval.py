@@ -37,7 +37,7 @@ def model(table):
     done = runner.invoke(app, ["train", str(table), "--out", str(path), "--embedder", "hashing:64"])
     assert done.exit_code == 0, done.output
     assert str(path.stat().st_size) in done.output
-    assert "192 different prompts to learn from are few: what is learned counts 49%" in done.output
+    assert "192 different prompts to learn from are few: what is learned counts 29%" in done.output
     return path
 
 

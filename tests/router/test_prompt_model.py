@@ -104,7 +104,7 @@ def test_what_is_learned_from_few_prompts_counts_for_little():
         )
         quality = model.quality(new, embed_chunks(new, HashingEmbedder(64), 4))
         spreads.append(quality[:, 0].std())
-        assert recipe.weight_of(prompts * 10) == pytest.approx(30 / (30 + prior_prompts))
+        assert recipe.weight_of(prompts * 10) == pytest.approx(1 / (1 + (prior_prompts / 30) ** 2))
     assert spreads[0] > 1.5 * spreads[1] > 3.0 * spreads[2]
     assert abs(quality[:, 0] - outcomes[:, 0].mean()).max() < 0.15
 
