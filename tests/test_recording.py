@@ -132,6 +132,14 @@ def test_it_belongs_to_the_current_operation_or_begins_a_trace(emitter):
     assert ranked.span_id == alone.span_id
 
 
+def test_a_bound_emitter_records_with_its_fields(emitter):
+    """What is recorded through a bound emitter has its fields; so have the parts."""
+    handler = emitter.add_handler(Collect())
+    emitter.bind(tenant="a").record(SERVED, value(emitter))
+    assert emitter.flush()
+    assert [e.scope.bound for e in handler.got] == [{"tenant": "a"}] * 3
+
+
 def test_it_keeps_the_order_of_its_thread(emitter):
     """A handler sees one thread's events in emit order, recorded ones among them, in batches of the size asked for."""
     handler = emitter.add_handler(CollectBatches(batch_size=2))

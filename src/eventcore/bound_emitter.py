@@ -11,12 +11,15 @@ from eventcore.operation import LiveOperation
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from eventcore.context import Scope
     from eventcore.emitter import Emitter
     from eventcore.events import Event, Severity
+    from eventcore.recording import Recording
 
 __all__ = ["BoundEmitter"]
 
 E = TypeVar("E", bound=Operation)
+V = TypeVar("V")
 
 
 class BoundEmitter:
@@ -28,15 +31,22 @@ class BoundEmitter:
 
     def emit(self, event: Event, *, severity: Severity | str | None = None, tags: Sequence[str] = ()) -> None:
         """Emit with the bound fields."""
-        here = SCOPE.get()
-        token = SCOPE.set(here.replace(bound={**here.bound, **self._fields}))
+        token = SCOPE.set(self._scope())
         try:
             self._emitter.emit(event, severity=severity, tags=tags)
         finally:
             SCOPE.reset(token)
 
-    def enabled(self, event_type: type[Event], severity: Severity | None = None) -> bool:
-        """Whether any handler wants events of this type."""
+    def record(self, recording: Recording[V], value: V) -> None:
+        """Emit an operation that is over, with the bound fields."""
+        token = SCOPE.set(self._scope())
+        try:
+            self._emitter.record(recording, value)
+        finally:
+            SCOPE.reset(token)
+
+    def enabled(self, event_type: type[Event] | Recording[Any], severity: Severity | None = None) -> bool:
+        """Whether any handler wants events of this type, or any part of a recording."""
         return self._emitter.enabled(event_type, severity)
 
     def operation(self, event_type: type[E], /, **fields: Any) -> LiveOperation[E]:
@@ -46,6 +56,10 @@ class BoundEmitter:
     def bind(self, **fields: Any) -> BoundEmitter:
         """Return an emitter with further fields bound."""
         return BoundEmitter(self._emitter, {**self._fields, **fields})
+
+    def _scope(self) -> Scope:
+        here = SCOPE.get()
+        return here.replace(bound={**here.bound, **self._fields})
 
     def __repr__(self) -> str:
         return f"<{self._emitter!r} with {self._fields!r}>"

@@ -91,12 +91,6 @@ class Course:
         steps, ended = self.steps, len(self.marks) - 1
         return steps[ended] if ended < len(steps) else None
 
-    def freeze(self) -> None:
-        """Let nobody change what is told of it later, in a worker."""
-        self.confidence.setflags(write=False)
-        self.uncertainty.setflags(write=False)
-        self.lightweight.setflags(write=False)
-
     # -- what is told ------------------------------------------------------------------------------------------------
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.floating[Any]]
+
+A = TypeVar("A", bound="NDArray[Any]")
 
 __all__ = ["RoutingDecision", "RoutingResponse"]
 
@@ -34,17 +36,17 @@ class RoutingResponse:
     """
 
     __slots__ = (
+        "_confidence",
         "_decisions",
         "_order",
-        "confidence",
+        "_quality",
+        "_uncertainty",
+        "_use_lightweight",
         "feature_time_us",
         "ids",
         "inference_time_us",
         "place",
-        "quality",
         "request_id",
-        "uncertainty",
-        "use_lightweight",
     )
 
     ids: Sequence[str]
@@ -56,8 +58,6 @@ class RoutingResponse:
     """What `Router.feedback` is told."""
     place: int | None
     """The place of the candidate that a policy chose."""
-    quality: Array
-    """What is expected of each candidate's answer: its confidence, or what a prompt model said."""
 
     def __init__(
         self,
@@ -74,22 +74,42 @@ class RoutingResponse:
     ) -> None:
         """Take arrays of shape (candidates,) and the place of the candidate that a policy chose."""
         self.ids = ids
-        self.confidence = confidence
-        self.use_lightweight = use_lightweight
-        self.uncertainty = uncertainty
+        self._confidence = confidence
+        self._use_lightweight = use_lightweight
+        self._uncertainty = uncertainty
         self.inference_time_us = inference_time_us
         self.feature_time_us = feature_time_us
         self.request_id = request_id
         self.place = chosen
-        self.quality = confidence if quality is None else quality
+        self._quality = confidence if quality is None else quality
         self._order: NDArray[np.intp] | None = None
         self._decisions: tuple[RoutingDecision, ...] | None = None
+
+    @property
+    def confidence(self) -> Array:
+        """The confidence in each candidate, shape (candidates,); like all of its arrays read-only."""
+        return _sealed(self._confidence)
+
+    @property
+    def uncertainty(self) -> Array:
+        """How far each confidence may be from the truth, shape (candidates,)."""
+        return _sealed(self._uncertainty)
+
+    @property
+    def use_lightweight(self) -> NDArray[np.bool_]:
+        """Which candidates the lightweight model may answer for, shape (candidates,)."""
+        return _sealed(self._use_lightweight)
+
+    @property
+    def quality(self) -> Array:
+        """What is expected of each candidate's answer: its confidence, or what a prompt model said."""
+        return _sealed(self._quality)
 
     @property
     def order(self) -> NDArray[np.intp]:
         """Places of the candidates by confidence, highest first; equal ones as they came."""
         if self._order is None:
-            self._order = (-self.confidence).argsort(kind="stable")
+            self._order = (-self._confidence).argsort(kind="stable")
         return self._order
 
     @property
@@ -98,9 +118,9 @@ class RoutingResponse:
         if self._decisions is None:
             ids, scores, light, doubt = (
                 self.ids,
-                self.confidence.tolist(),
-                self.use_lightweight.tolist(),
-                self.uncertainty.tolist(),
+                self._confidence.tolist(),
+                self._use_lightweight.tolist(),
+                self._uncertainty.tolist(),
             )
             self._decisions = tuple(RoutingDecision(ids[i], scores[i], light[i], doubt[i]) for i in self.order.tolist())
         return self._decisions
@@ -108,7 +128,7 @@ class RoutingResponse:
     @property
     def best_place(self) -> int:
         """The place of the candidate with the highest confidence."""
-        return int(self.confidence.argmax())
+        return int(self._confidence.argmax())
 
     @property
     def best(self) -> RoutingDecision:
@@ -128,11 +148,17 @@ class RoutingResponse:
     def _at(self, place: int) -> RoutingDecision:
         return RoutingDecision(
             self.ids[place],
-            float(self.confidence[place]),
-            bool(self.use_lightweight[place]),
-            float(self.uncertainty[place]),
+            float(self._confidence[place]),
+            bool(self._use_lightweight[place]),
+            float(self._uncertainty[place]),
         )
 
     def __repr__(self) -> str:
         """Show what was chosen."""
         return f"RoutingResponse({len(self.ids)} candidates, chosen {self.chosen.candidate_id!r})"
+
+
+def _sealed(array: A) -> A:
+    """Return the array, read-only from now on: it is told in a worker, maybe later."""
+    array.setflags(write=False)
+    return array

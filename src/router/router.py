@@ -213,7 +213,6 @@ class Router:
                     self._fail(course, operation, error)
                     raise
             if is_heard:
-                course.freeze()
                 emitter.record(ROUTED, course)
         else:
             with emitter.operation(RouteRequest, **course.given) as operation:
