@@ -201,7 +201,8 @@ def test_a_full_queue_drops_all_of_it_and_counts_each(emitter, overflow):
         emitter.record(SERVED, value(emitter, rows=n))
     row = emitter.ledger().handler("held")
     assert (row.accepted, row.dropped["full"], row.pending) == (16, 9, 7)
-    assert next(a for a in emitter.attachments).queue.depth == 7
+    queue = emitter.attachments[0].queue
+    assert (queue.depth, queue.size, queue.capacity) == (7, 3, 2)  # one of the three places is in its hands
     handler.release.set()
     assert emitter.flush()
     kept = [0, 1] if overflow == "drop_newest" else [3, 4]

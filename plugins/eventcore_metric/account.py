@@ -55,7 +55,7 @@ class BusAccount:
             points["eventcore_handler_breaker_state"].append(Point(label, state))
             queue = attachment.queue
             if queue is not None:
-                points["eventcore_queue_size"].append(Point(label, queue.depth))
+                points["eventcore_queue_size"].append(Point(label, queue.size))
                 points["eventcore_queue_capacity"].append(Point(label, queue.capacity))
                 points["eventcore_queue_wait_seconds"].append(_times(label, queue.waits))
                 points["eventcore_batch_duration_seconds"].append(_times(label, queue.batch_times))

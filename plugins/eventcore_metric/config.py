@@ -74,7 +74,9 @@ class MetricConfig(OtlpOptions, HandlerConfig):
     host: bool = Field(default=True, description="Show CPU time and memory of the host, and the space on 'disks'.")
     disks: tuple[str, ...] = Field(("/",), description="Paths whose file systems are shown with 'host'.")
     delivery: Literal["queued"] | None = Field(None, description="Always by a worker of its own.")
-    queue_size: int = Field(100_000, ge=1, description="Envelopes that may wait in the queue.")
+    queue_size: int = Field(
+        100_000, ge=1, description="Envelopes that may wait in the queue; all of a recorded operation takes one place."
+    )
 
     @field_validator("exporter", mode="before")
     @classmethod

@@ -343,8 +343,13 @@ class Queue:
         return sum(len(item.keys_for(self._name)) for item in tuple(self._items)) + len(self._in_flight)
 
     @property
+    def size(self) -> int:
+        """Places taken, of ``capacity``: one by each envelope, or by all of a recorded operation."""
+        return sum(not isinstance(item, Barrier) for item in tuple(self._items)) + len(self._in_flight)
+
+    @property
     def capacity(self) -> int:
-        """Envelopes that may wait."""
+        """Places that there are."""
         return self._attachment.handler.config.queue_size
 
     def request_flush(self) -> Callable[[float], bool]:

@@ -115,7 +115,7 @@ def explain_envelope(attachment: Attachment, envelope: Envelope, *, is_enabled: 
         "sampling": sampling_of(config) if attachment.sampler.takes(severity) is not None else None,
         "sampling_ratio": getattr(handler, "sampling_ratio", None),
         "delivery": delivery_of(attachment),
-        "queue": None if queue is None else {"depth": queue.depth, "capacity": queue.capacity},
+        "queue": None if queue is None else {"depth": queue.size, "capacity": queue.capacity},
         "breaker": attachment.quarantine.breaker.state.value,
         "start": starts,
         "output": None if stopped else _output(attachment, envelope),

@@ -50,7 +50,9 @@ class HandlerConfig(BaseModel):
         description="In the caller, by a worker of its own, or by way of the journal; the handler's kind decides when "
         "not given.",
     )
-    queue_size: int = Field(10_000, ge=1, description="Envelopes that may wait in the queue.")
+    queue_size: int = Field(
+        10_000, ge=1, description="Envelopes that may wait in the queue; all of a recorded operation takes one place."
+    )
     overflow: Literal["drop_newest", "drop_oldest", "block"] = Field(
         "drop_newest", description="What happens when the queue is full; drops are counted with reason 'full'."
     )

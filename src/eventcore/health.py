@@ -144,8 +144,8 @@ def _check_handler(attachment: Any) -> HealthResult:
     details: dict[str, Any] = {"breaker": attachment.quarantine.breaker.state.value}
     queue = attachment.queue
     if queue is not None:
-        details |= {"queue_depth": queue.depth, "queue_capacity": queue.capacity}
-        if queue.depth >= QUEUE_WARNING * queue.capacity:
+        details |= {"queue_depth": queue.size, "queue_capacity": queue.capacity}
+        if queue.size >= QUEUE_WARNING * queue.capacity:
             return HealthResult(HealthStatus.DEGRADED, "queue is nearly full", details)
     if attachment.quarantine.breaker.state is not BreakerState.CLOSED:
         return HealthResult(HealthStatus.DEGRADED, "handler is in quarantine", details)

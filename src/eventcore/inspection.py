@@ -167,7 +167,7 @@ def _handler(attachment: Attachment) -> dict[str, Any]:
         "queue": None
         if queue is None
         else {
-            "depth": queue.depth,
+            "depth": queue.size,
             "capacity": queue.capacity,
             "backlog": queue.backlog,
             "overflow": config.overflow,
