@@ -233,12 +233,12 @@ def _quant_tanh(values: Array) -> Array:
     return clipped
 
 
-# Slopes in terms of the function's own value, so that pre-activations need not be kept.
+# Slopes in terms of the function's own value, so that pre-activations need not be kept; of its dtype, too.
 _GATE_SLOPES: dict[str, Callable[[Array], Array]] = {
     "sigmoid": lambda z: z * (1.0 - z),
-    "quantSigm": lambda z: 0.5 * ((z > 0.0) & (z < 1.0)),
+    "quantSigm": lambda z: np.multiply((z > 0.0) & (z < 1.0), 0.5, dtype=z.dtype),
 }
 _UPDATE_SLOPES: dict[str, Callable[[Array], Array]] = {
     "tanh": lambda c: 1.0 - c * c,
-    "quantTanh": lambda c: 1.0 * (np.abs(c) < 1.0),
+    "quantTanh": lambda c: (np.abs(c) < 1.0).astype(c.dtype),
 }
