@@ -30,9 +30,11 @@ __all__ = [
     "EstimateUncertainty",
     "FeedbackReceived",
     "FeedbackRefused",
+    "HistoryFailed",
     "InferModel",
     "ModelLoaded",
     "ReloadModel",
+    "RequestsForgotten",
     "RouteRequest",
     "RouterInitializing",
     "RoutingDecided",
@@ -316,6 +318,32 @@ class FeedbackRefused(
     status: Annotated[Literal["unknown", "duplicate"], ec.Label]
 
 
+class RequestsForgotten(
+    ec.Event,
+    name="router.requests_forgotten",
+    category=ec.Category.DATA,
+    severity=ec.Severity.DEBUG,
+    message="{count} requests forgotten before any feedback came",
+    logger=LOGGER,
+):
+    """Requests that waited for feedback made room for newer ones, or waited too long."""
+
+    count: Count
+
+
+class HistoryFailed(
+    ec.Event,
+    name="router.history_failed",
+    category=ec.Category.DATA,
+    severity=ec.Severity.ERROR,
+    message="The history cannot be written; requests wait in memory",
+    logger=LOGGER,
+):
+    """Requests that wait for feedback could not be written, the first time after they could."""
+
+    reason: str
+
+
 class DriftMeasured(
     ec.Event,
     name="router.drift_measured",
@@ -381,6 +409,8 @@ EVENTS = [
     CompareShadow,
     FeedbackReceived,
     FeedbackRefused,
+    RequestsForgotten,
+    HistoryFailed,
     DriftMeasured,
     DriftDetected,
     DriftEnded,

@@ -16,6 +16,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -108,10 +109,14 @@ class History:
         self._busy_s = busy_s
         self._clock = clock
         self._lock = threading.Lock()
+        self._telling = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
         self._forgotten = 0
-        self._pending = Pending(self._write)
+        self._told = 0
+        self._told_of: HistoryError | None = None
+        self._report: weakref.WeakMethod[Callable[[int, HistoryError | None], None]] | None = None
+        self._pending = Pending(self._write, self._settled)
         with self._opened():
             pass
 
@@ -175,9 +180,29 @@ class History:
         """Why requests that wait could not be written last time; it is tried again."""
         return self._pending.trouble
 
+    def report_to(self, report: Callable[[int, HistoryError | None], None]) -> None:
+        """Tell a method how many requests were forgotten, and what the trouble is where writing begins to fail.
+
+        It is called by whoever writes. One of them is told, the first whose object still lives.
+        """
+        if self._report is None or self._report() is None:
+            self._report = weakref.WeakMethod(report)
+
     def flush(self) -> None:
         """Write the requests that wait, so that other processes know them; HistoryError when that cannot be done."""
         self._pending.flush()
+
+    def _settled(self) -> None:
+        """Tell what has changed since it was told last."""
+        report = None if self._report is None else self._report()
+        if report is None or self._pid != os.getpid():  # a forked child that has not opened the file has no news
+            return
+        with self._telling:
+            forgotten, trouble = self.forgotten, self.trouble
+            count, self._told = forgotten - self._told, forgotten
+            is_new, self._told_of = trouble is not None and self._told_of is None, trouble
+        if count or is_new:
+            report(count, trouble if is_new else None)
 
     def _write(self, requests: Mapping[str, Open]) -> None:
         now = self._clock()
@@ -240,6 +265,7 @@ class History:
         """Give the connection of this process for one transaction; SQLite's errors become HistoryError."""
         if self._pid != os.getpid():  # a forked child must neither use the parent's connection nor close it
             self._lock = threading.Lock()
+            self._telling = threading.Lock()
             if self._connection is not None:
                 _ABANDONED.append(self._connection)
             self._connection = None

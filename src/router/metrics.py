@@ -16,8 +16,10 @@ from router.events import (
     EngineerFeatures,
     FeedbackReceived,
     FeedbackRefused,
+    HistoryFailed,
     InferModel,
     ReloadModel,
+    RequestsForgotten,
     RouteRequest,
     RoutingDecided,
 )
@@ -186,6 +188,17 @@ ROUTER = (
         value="expected",
         buckets=_SHARES,
         help="Quality that the router expected of the answers there was feedback on.",
+    ),
+    ec.Counter(
+        "router_feedback_forgotten_total",
+        on=RequestsForgotten,
+        value="count",
+        help="Requests that were forgotten before any feedback came.",
+    ),
+    ec.Counter(
+        "router_history_failures_total",
+        on=HistoryFailed,
+        help="How often the history began to be unwritable.",
     ),
     ec.Gauge(
         "router_drift_distance",

@@ -147,7 +147,14 @@ ROUTER = Monitoring(
             unit="percentunit",
             description="Means over the answers that there was feedback on. Where they part, calibration drifts.",
         ),
-        Panel(title="Feedback", queries=(Query("rate(router_feedback_total[5m])", "{{status}}"),), unit="ops"),
+        Panel(
+            title="Feedback",
+            queries=(
+                Query("rate(router_feedback_total[5m])", "{{status}}"),
+                Query("rate(router_feedback_forgotten_total[5m])", "never came"),
+            ),
+            unit="ops",
+        ),
         Panel(
             title="Drift",
             queries=(Query("router_drift_distance", "{{kind}}"),),

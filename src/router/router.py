@@ -36,8 +36,10 @@ from router.events import (
     EngineerFeatures,
     FeedbackReceived,
     FeedbackRefused,
+    HistoryFailed,
     ModelLoaded,
     ReloadModel,
+    RequestsForgotten,
     RouteRequest,
     RouterInitializing,
 )
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from router.choice import Policy
     from router.drift import DriftConfig, Finding
     from router.embedding import Embedder
+    from router.errors import HistoryError
     from router.features import MetadataValue
     from router.history import History
     from router.model import RouterModel
@@ -143,6 +146,8 @@ class Router:
         self.policy = policy
         self.history = history
         self._loop = None if history is None else FeedbackLoop(history)
+        if history is not None:
+            history.report_to(self._history_said)
         self.drift = None if drift is None else self._watch(drift, reference)
         self._shadow: Shadow | None = None
         self.backends = Backends(self.config.backend, clock, self._breaker_moved)
@@ -397,6 +402,12 @@ class Router:
         return int(places[chosen[0]])
 
     # -- what follows an answer --------------------------------------------------------------------------------------
+
+    def _history_said(self, forgotten: int, trouble: HistoryError | None) -> None:
+        if forgotten:
+            self.emitter.emit(RequestsForgotten(count=forgotten))
+        if trouble is not None:
+            self.emitter.emit(HistoryFailed(reason=str(trouble)))
 
     def _watch(self, config: DriftConfig, reference: ArrayLike | None, model: Model | None = None) -> DriftWatch:
         watched = model or self.model

@@ -50,12 +50,13 @@ class Open(NamedTuple):
 class Pending:
     """What gathers until ``write`` has written it; safe to share between threads, empty in a forked child.
 
-    ``write`` takes requests by id and raises HistoryError when it cannot. The thread starts with the first request and
-    ends with `close`; at the end of the process what is left is written.
+    ``write`` takes requests by id and raises HistoryError when it cannot; ``settled`` is called after each attempt. The
+    thread starts with the first request and ends with `close`; at the end of the process what is left is written.
     """
 
-    def __init__(self, write: Callable[[Mapping[str, Open]], None]) -> None:
+    def __init__(self, write: Callable[[Mapping[str, Open]], None], settled: Callable[[], None]) -> None:
         self._write = write
+        self._settled = settled
         self.lost = 0
         """Requests that made room for newer ones, or whose id was used again, before they were written."""
         self._reset()
@@ -99,6 +100,12 @@ class Pending:
 
     def flush(self) -> None:
         """Write what has gathered, now; HistoryError when that cannot be done, and then it stays."""
+        try:
+            self._flush()
+        finally:
+            self._settled()
+
+    def _flush(self) -> None:
         with self._writing:
             with self._lock:
                 self._taken, self._gathered = self._gathered, {}

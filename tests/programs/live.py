@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextvars
 import json
 import signal
+import sqlite3
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -148,10 +149,11 @@ class Served:
             ("small", "large"), texts, embed_chunks(texts, embedder, 2), outcomes, embedder="hashing:32", recipe=recipe
         )
         backend = BackendConfig(minimum_calls=2, open_s=0.6, half_open_permits=1)  # longer than a scrape
+        self.history = History("history.db", max_rows=1000, max_waiting=100, busy_s=0.01)
         self.router = Router(
             RouterConfig(confidence_threshold=0.5, max_uncertainty=1.0, backend=backend),
             prompt_model=reader,
-            history=History("history.db", max_rows=1000),
+            history=self.history,
             drift=DriftConfig(
                 request_window=self.WINDOW,
                 feedback_window=self.WINDOW,
@@ -176,6 +178,16 @@ class Served:
         """Give feedback; refusals are part of it."""
         with suppress(RouterError):
             self.router.feedback(name, quality)
+
+    def lock_history(self):
+        """Keep the history from being written for a while, as a backup might."""
+        with closing(sqlite3.connect("history.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            self.route(f"unwritten-{time.time_ns()}", rate=0.5)
+            with suppress(RouterError):
+                self.history.flush()
+            other.execute("ROLLBACK")
+        self.history.flush()
 
     def round(self, number):
         """Drift away and back, give feedback right and wrong, replace the model, lose a backend."""
@@ -202,6 +214,7 @@ class Served:
         self.route(f"shadowed-{time.time_ns()}", rate=0.5)
         router.shadow.wait(5)
         self.shadow_model.fault = None
+        self.lock_history()
         small = router.backend("small")
         for _ in range(2):
             with suppress(OSError), small.call():

@@ -289,8 +289,26 @@ def test_a_history_of_before_takes_requests_that_wait(tmp_path):
     history.close()
 
 
+def test_what_is_forgotten_is_emitted_and_counted(tmp_path):
+    """By one router of those that share a history, so that nothing is counted twice."""
+    emitter = ec.configure(service="test", handlers={"metric": {"packs": ["router"]}}, replace=True)
+    history = History(tmp_path / "history.db", max_waiting=2)
+    routers = [Router(model=Fixed(), history=history, emitter=emitter) for _ in range(2)]
+    for number in range(10):
+        routers[number % 2].route(request(f"r{number}"))
+        history.flush()
+    assert emitter.flush(5)
+    assert emitter.handler("metric").value("router_feedback_forgotten_total") == history.forgotten == 8
+    assert emitter.handler("metric").value("router_history_failures_total") == 0
+    history.close()
+    emitter.shutdown(5)
+
+
 def test_what_cannot_be_written_is_tried_again_and_shown(tmp_path):
-    """While another program holds the file locked, requests gather, health is degraded, and routing goes on."""
+    """While another program holds the file locked, requests gather, health is degraded, and routing goes on.
+
+    The trouble is emitted when it begins, not with every attempt.
+    """
     path = tmp_path / "history.db"
     history = History(path, busy_s=0.01)
     emitter = ec.configure(service="test", handlers={"buffer": {}}, replace=True)
@@ -304,11 +322,15 @@ def test_what_cannot_be_written_is_tried_again_and_shown(tmp_path):
     assert (check["status"], check["details"]["waiting_for_feedback"]) == ("degraded", 1)
     assert f"the history {path} cannot be used" in check["message"]
     router.route(request("r2"))
+    with pytest.raises(HistoryError, match="locked"):
+        history.flush()
     other.execute("ROLLBACK")
     other.close()
     history.flush()
     assert router.waiting == (2, 0)
     assert emitter.health.report()["checks"]["router"]["status"] == "healthy"
+    (failed,) = emitter.handler("buffer").get_events(type="router.history_failed")
+    assert "locked" in failed.event.reason
     history.close()
     emitter.shutdown(5)
 
