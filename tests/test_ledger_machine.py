@@ -27,6 +27,7 @@ class Work(ec.Operation, name="machine.work", category="execution"):
     n: int = 0
 
 
+RECORDED = ec.Recording(Work, (Told,), lambda n: [ec.Past(0, 2, {"n": n}), ec.Past(1, 1, {"n": n})])
 MINE = {"machine.told", "machine.warned", "machine.work"}
 OPTIONS = st.fixed_dictionaries(
     {
@@ -150,13 +151,15 @@ class LedgerMachine(RuleBasedStateMachine):
         self._emit(event_type, times)
 
     def _emit(self, event_type, times):
-        """Emit, and count for every handler that is there; what nobody wants is not counted."""
-        spec = event_type.__event__
-        if self.emitter.enabled(event_type):
-            for handler in self.emitter.handlers:
-                self.emitted[handler.name, spec.name] += times
+        self._expect(event_type, times)
         for n in range(times):
             self.emitter.emit(event_type(n=n))
+
+    def _expect(self, event_type, times):
+        """Count for every handler that is there; what nobody wants is not counted."""
+        if self.emitter.enabled(event_type):
+            for handler in self.emitter.handlers:
+                self.emitted[handler.name, event_type.__event__.name] += times
 
     @rule()
     def start(self):
@@ -165,6 +168,14 @@ class LedgerMachine(RuleBasedStateMachine):
         operation.suspend()
         self.started += 1
         self.open.append(operation)
+
+    @rule(times=st.integers(1, 4))
+    def record(self, times):
+        """Emit operations that are over, each with an event in it: one place in each queue, two envelopes."""
+        self._expect(Told, times)
+        self.started += times
+        for n in range(times):
+            self.emitter.record(RECORDED, n)
 
     @precondition(lambda self: self.open)
     @rule(outcome=st.sampled_from(["success", "failure", "cancelled"]))
@@ -298,7 +309,8 @@ class LedgerMachine(RuleBasedStateMachine):
             def is_held(handler=handler, queue=attachment.queue, left=left):
                 pending = self.emitter.ledger().handler(handler.name).pending
                 pending -= left if handler.name in self._durable() else 0
-                return pending == queue.depth <= handler.config.queue_size + handler.config.batch_size + 1
+                bound = handler.config.queue_size + handler.config.batch_size + 1
+                return pending == queue.depth and queue.size <= bound
 
             assert eventually(is_held), handler  # another worker may be reporting a failure at this moment
 
