@@ -142,7 +142,7 @@ def test_what_a_small_table_does_not_allow_is_left_out(folder):
     rows = [[*row[:2], True, True] if row[0] == "b" else row for row in _rows(160, weak=0.5)]
     _write(folder / "half.csv", rows)
     arguments = ["eval", str(folder / "half.csv"), "--embedder", "hashing:64", "--splits", "1"]
-    found = json.loads(runner.invoke(app, [*arguments, "--json"]).output)
+    found = json.loads(runner.invoke(app, [*arguments, "--json"]).stdout)
     assert list(found["comparisons"]) == ["equal prompts on one side"]
     assert [promise["alpha"] for promise in found["promises"]] == [0.05, 0.1]
     assert "domains unseen in training" in found["left_out"]
