@@ -58,7 +58,7 @@ class Lines:
         if shape is None:
             shape = self._shapes[event_type] = Shape(event_type)
         span = envelope.span
-        outcome = None if span is None else START if envelope.is_start else span.outcome
+        outcome = None if span is None else START if envelope.phase == START else span.outcome
         if shape.is_start_only and outcome == "success":
             return []
         if not shape.each or outcome not in (None, "success"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
@@ -53,7 +54,8 @@ class Template(NamedTuple):
         return self.text.format_map(_Spoken(envelope, payload, self.said))
 
 
-class Head(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Head:
     """What lines of one type, severity and outcome begin with, and their message where it differs from line to line."""
 
     fields: Mapping[str, Any]
