@@ -114,6 +114,19 @@ def test_it_serves_and_is_reloaded(small):
     assert 0.0 < np.abs(rounded - exact).max() < 0.02
 
 
+@pytest.mark.slow
+def test_an_evaluation_ranks_it(small, table):
+    """``router eval --model`` takes the INT8 file, and keeps the promises with its scores."""
+    pytest.importorskip("sklearn", reason="needs the extra eval")
+    arguments = ["eval", str(table), "--model", str(small), "--embedder", "hashing:64", "--splits", "1", "--json"]
+    done = runner.invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["ours"] == "the given model"
+    assert 0.0 < found["comparisons"]["equal prompts on one side"]["the given model"]["apgr"][0] < 1.0
+    assert [promise["alpha"] for promise in found["promises"]] == [0.02, 0.05, 0.1]
+
+
 def test_a_calibration_is_not_carried_over_and_can_be_made_later(tmp_path, table, small):
     """Without DATA there is none, and the command to make one is named; what it makes is what DATA would have made."""
     path = tmp_path / "int8.safetensors"
