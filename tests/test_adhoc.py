@@ -228,9 +228,10 @@ def test_a_spans_attributes_may_be_a_mapping(handler):
     """``attributes={…}``, as OpenTelemetry and ``@ec.traced`` take it, is none itself; keywords come last."""
     with ec.span("load", attributes={"http.route": "/pay", "size": 3}, size=4):
         pass
-    with ec.span("load", attributes=None):
-        pass
-    assert [event.attributes for event in handler.events] == [{"http.route": "/pay", "size": 4}, {}]
+    for other in (None, 7):
+        with ec.span("load", attributes=other):
+            pass
+    assert [e.attributes for e in handler.events] == [{"http.route": "/pay", "size": 4}, {}, {"attributes": 7}]
 
 
 def test_a_span_takes_further_attributes(handler):

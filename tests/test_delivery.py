@@ -5,6 +5,7 @@ import pydantic
 import pytest
 
 import eventcore as ec
+from eventcore.context import SCOPE
 from eventcore.delivery import SLICE_S, Queue
 from eventcore.ledger import Ledger
 from tests.support.handlers import Clock, Collect, CollectBatches, Held, eventually, workers
@@ -53,6 +54,20 @@ def test_a_handler_sees_one_threads_events_in_emit_order(emitter, handler_type):
     assert len(handler.got) == 2000
     for thread in range(4):
         assert [e.event.n for e in handler.got if e.event.thread == thread] == list(range(500))
+
+
+def test_a_replayed_envelope_waits_like_any_other(emitter):
+    """What is replayed, from a file or the journal, goes through the queue of a handler, and nothing of it is lost."""
+    handler = emitter.add_handler(Collect(batch_size=2))
+
+    class Again(ec.Envelope):
+        """Of a class of its own, as those are that were made elsewhere."""
+
+    for n in range(5):
+        emitter.replay(Again(Numbered(n=n), ec.Severity.INFO, (), 1, n, emitter.ids, SCOPE.get()))
+    assert emitter.flush()
+    assert numbers(handler) == list(range(5))
+    assert row_of(emitter, handler).dropped == {}
 
 
 def test_events_and_operations_share_one_order(emitter):
@@ -463,6 +478,44 @@ def test_a_worker_may_emit_while_it_handles(emitter):
     assert other.names.count("alarm") == 50
     assert handler.names == ["numbered"] * 50
     assert dict(row_of(emitter, handler, "alarm").dropped) == {"recursion": 50}
+
+
+class Carrying(ec.Event, name="carrying", category="execution"):
+    """An event that carries something."""
+
+    thing: object
+
+
+class Parting:
+    """Emits when it is released."""
+
+    def __init__(self, emitter):
+        self.emitter = emitter
+
+    def __del__(self):
+        self.emitter.emit(Alarm())
+
+
+@pytest.mark.parametrize("kind", ["handle", "handle_batch"])
+def test_what_a_finalizer_emits_beside_the_handling_is_delivered(emitter, kind):
+    """A payload that is released by the worker may emit: that is not the handler's doing, so the handler gets it."""
+    seen = []
+
+    class Forgetful(ec.Handler):
+        """Keeps names, and no envelope."""
+
+    if kind == "handle":
+        Forgetful.handle = lambda self, envelope: seen.append(envelope.name)
+    else:
+        Forgetful.handle_batch = lambda self, envelopes: seen.extend([e.name for e in envelopes])
+    handler = emitter.add_handler(Forgetful(linger_s=0))
+    for _ in range(20):
+        emitter.emit(Carrying(thing=Parting(emitter)))
+    assert eventually(lambda: seen.count("alarm") == 20)
+    assert emitter.flush()
+    assert seen.count("carrying") == 20
+    row = row_of(emitter, handler, "alarm")
+    assert (row.delivered, row.dropped.total(), row.pending) == (20, 0, 0)
 
 
 def test_a_blocking_queue_does_not_wait_for_itself(emitter, held):

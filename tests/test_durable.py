@@ -38,6 +38,10 @@ class Audited(ec.Event, name="durable.audited", category=ec.Category.SECURITY, d
     number: int
 
 
+class Carried(ec.Event, name="durable.carried", category=ec.Category.DATA):
+    thing: Any
+
+
 class Charge(ec.Operation, name="durable.charge", category=ec.Category.INTEGRATION):
     provider: str
     attempts: int = ec.unset
@@ -559,6 +563,28 @@ def test_an_audit_emit_that_is_refused_raises_at_once(latch):
         with pytest.raises(ec.NotDurable, match="'shutdown'"):
             emitter.emit(Audited(number=3))
         assert emitter.ledger().handler("collect").dropped == {"full": 1, "shutdown": 1}
+
+
+def test_an_audit_emit_of_the_committing_thread_does_not_wait_for_itself():
+    """A finalizer that runs in the thread that would have to commit is refused at once; its event is stored."""
+    refused, asked = [], threading.Event()
+
+    class Parting:
+        def __del__(self):
+            try:
+                ec_emitter.emit(Audited(number=1))
+            except ec.NotDurable as error:
+                refused.append(str(error))
+            asked.set()
+
+    handler = Collect(delivery="durable")
+    with running(handler, commit_timeout_s=30) as ec_emitter:
+        ec_emitter.emit(Carried(thing=Parting()))
+        assert asked.wait(10)
+        assert ec_emitter.flush(10)
+        assert refused == ["durable.audited: emitted in the thread that would have to commit it"]
+        assert [envelope.name for envelope in handler.got] == ["durable.carried", "durable.audited"]
+        assert ec_emitter.ledger().unconfirmed == 1
 
 
 def test_emit_durable_does_not_block_the_event_loop():

@@ -6,6 +6,7 @@ import uuid
 
 import eventcore as ec
 from eventcore.ids import Ids, SystemClock, format_uuid7
+from eventcore.vocabulary import HandlerChanged
 
 MILLISECOND = 1_000_000
 
@@ -114,6 +115,8 @@ def test_an_envelope_has_the_id_of_its_time():
     emitter = ec.Emitter(ids=Ids(seed=1))
     sequence = emitter.ids.next_sequence()
     now = time.time_ns()
-    envelope = ec.Envelope(None, ec.Severity.INFO, (), now, sequence, emitter.ids, None)
+    envelope = ec.Envelope(
+        HandlerChanged(handler="h", what="failed", reason="-"), ec.Severity.INFO, (), now, sequence, emitter.ids, None
+    )
     assert envelope.id == format_uuid7(now, sequence, emitter.ids.salt)
     assert envelope.id is envelope.id

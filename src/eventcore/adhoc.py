@@ -150,14 +150,16 @@ def span(
     /,
     *,
     category: Category | str = Category.EXECUTION,
-    attributes: Mapping[str, Any] | None = None,
+    attributes: Mapping[str, Any] | Any = None,
     **more: Any,
 ) -> LiveOperation[Any]:
     """Return an operation without a class of its own: ``with ec.span("load", path=…) as op``; ``op.set`` adds to it.
 
-    Attributes are given as keywords, or, where a name is no identifier, as a mapping ``attributes={"http.route": …}``.
+    Attributes are given as keywords, or, where a name is no identifier, as a mapping ``attributes={"http.route": …}``
+    (what is no mapping is an attribute of that name).
     """
-    return _span(name, category, {**(attributes or {}), **more})
+    given = attributes if isinstance(attributes, Mapping) else {} if attributes is None else {"attributes": attributes}
+    return _span(name, category, {**given, **more})
 
 
 def _span(name: str, category: Category | str, attributes: Mapping[str, Any]) -> LiveOperation[Any]:

@@ -182,7 +182,6 @@ class Queue:
     # -- the worker --------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        self._ledger.cells.handling = self._attachment
         signal = self._signal
         while self._signal is signal:  # another one in a child that the handler has forked
             if not self._items and not self._ripe:
@@ -217,7 +216,7 @@ class Queue:
         with suppress(IndexError):
             for _ in range(self._batch_size):
                 item = popleft()
-                if item.__class__ is not Envelope:
+                if item.__class__ is not Envelope and not isinstance(item, Envelope):  # a replayed one is one, too
                     if isinstance(item, Barrier):
                         return batch, item
                     self._part(cast("Bundle", item), batch)
@@ -228,9 +227,7 @@ class Queue:
         return batch, None
 
     def _part(self, bundle: Bundle, batch: list[Envelope]) -> None:
-        """Add what a recorded operation comes to, as the bus and not as the handler; what is too much waits."""
-        cells = self._ledger.cells
-        cells.handling = None
+        """Add what a recorded operation comes to; what is too much waits."""
         try:
             envelopes = bundle.envelopes_for(self._name)
         except BaseException:  # noqa: BLE001 - as in _prepare
@@ -239,8 +236,6 @@ class Queue:
             room = self._batch_size - len(batch)
             batch += envelopes[:room]
             self._items.extendleft(reversed(envelopes[room:]))
-        finally:
-            cells.handling = self._attachment
 
     def _handle(self, batch: list[Envelope]) -> None:
         self.waits.add(self._time_ns() - batch[0].time_ns)
@@ -255,8 +250,11 @@ class Queue:
             quarantine.breaker.release(permit)
             self._settle((), (), invalid=invalid)
             return
+        cells = self._ledger.cells
+        cells.handling = self._attachment  # so that it does not get what it emits; what finalizers emit besides it gets
         began = time.perf_counter_ns()
         failed, error = self._each(ready) if self._one_by_one else self._whole(ready)
+        cells.handling = None
         self.batch_times.add(time.perf_counter_ns() - began)
         self._settle(ready, failed, invalid=invalid)
         if error is not None:
@@ -265,9 +263,7 @@ class Queue:
             quarantine.succeeded(permit)
 
     def _prepare(self, batch: list[Envelope]) -> list[Envelope]:
-        """Validate and redact, as the bus and not as the handler; return the envelopes for which that is impossible."""
-        cells = self._ledger.cells
-        cells.handling = None
+        """Validate and redact; return the envelopes for which that is impossible."""
         invalid = []
         for envelope in batch:
             if envelope.is_redacted:
@@ -276,7 +272,6 @@ class Queue:
                 envelope.redact()
             except BaseException:  # noqa: BLE001 - it is our thread: nobody else could use it; counted as invalid
                 invalid.append(envelope)
-        cells.handling = self._attachment
         return invalid
 
     def _each(self, batch: list[Envelope]) -> tuple[frozenset[int], BaseException | None]:
@@ -324,10 +319,12 @@ class Queue:
 
     def _pass(self, barrier: Barrier | None) -> None:
         ripe, self._ripe = self._ripe, []
+        self._ledger.cells.handling = self._attachment
         try:
             self._handler.flush()
         except BaseException as error:  # noqa: BLE001 - it is our thread: nobody else could use it; reported
             self._attachment.quarantine.failed(error)
+        self._ledger.cells.handling = None
         for passed in (*ripe, *((barrier,) if barrier else ())):
             passed.passed.set()
 

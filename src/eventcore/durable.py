@@ -108,8 +108,13 @@ class DurableQueue(Queue):
         if awaited is None or awaited.envelope is not envelope:
             super().put(envelope)
             return
-        receipt = self._receipts[envelope] = Receipt()
+        receipt = Receipt()
         awaited.receipts.append(receipt)
+        if threading.current_thread() is self._worker:  # of a finalizer: nobody else could commit it meanwhile
+            receipt.set_exception(NotDurable(f"{envelope.name}: emitted in the thread that would have to commit it"))
+            super().put(envelope)
+            return
+        self._receipts[envelope] = receipt
         self._urgent = True
         super().put(envelope)
         self._wake()
@@ -130,6 +135,7 @@ class DurableQueue(Queue):
         refused: list[tuple[Envelope, str, str]] = [(envelope, "invalid", "it is not valid") for envelope in invalid]
         kept, rows = [], []
         limit = self._journal.config.max_event_bytes
+        self._ledger.cells.handling = self._attachment  # a serializer that emits would feed its own queue for ever
         for envelope in batch:
             if envelope in invalid:
                 continue
@@ -143,6 +149,7 @@ class DurableQueue(Queue):
                 continue
             kept.append(envelope)
             rows.append(row)
+        self._ledger.cells.handling = None
         committed = self._store(kept, rows, refused)
         counts = Counter((envelope.name, envelope.phase, outcome) for envelope, outcome, _ in refused)
         self._conclude(counts)

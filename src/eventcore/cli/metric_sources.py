@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -270,7 +271,10 @@ def _emitter(
         tables = {n: dict(t) for n, t in frame.handlers.items() if t.get("use", n) == "metric"}
         name, table = next(iter(tables.items()), ("metric", {}))
         packs = (*table.get("packs", ()), *(pack for pack in metric["packs"] if pack not in table.get("packs", ())))
-        table |= {**metric, "packs": packs, "exporter": "prometheus", "process": False}  # which is not theirs
+        # This process and its disks are not theirs.
+        table |= {**metric, "packs": packs, "exporter": "prometheus", "process": False, "disks": ()}
         handlers = frame.model_copy(update={"handlers": {name: table}})
-        _add_handlers(emitter, plugins, replace(settings, frame=handlers), {})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is for another exporter may stand beside this one
+            _add_handlers(emitter, plugins, replace(settings, frame=handlers), {})
     return emitter
