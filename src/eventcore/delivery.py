@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from contextlib import suppress
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from eventcore.envelope import Envelope
 from eventcore.errors import PartialFailure
@@ -219,7 +219,7 @@ class Queue:
                 if item.__class__ is not Envelope and not isinstance(item, Envelope):  # a replayed one is one, too
                     if isinstance(item, Barrier):
                         return batch, item
-                    self._part(cast("Bundle", item), batch)
+                    self._part(item, batch)
                     if len(batch) >= self._batch_size:
                         break
                     continue
