@@ -33,11 +33,11 @@ LARGEST = 2 * STEPS
 
 
 def to_bits(calibration: NeedCalibration) -> NDArray[np.uint8]:
-    """Return ``calibration`` as packed bits; ConfigError for a need outside [-1, 1] or a harm that is not 0 or 1."""
+    """Return ``calibration`` as packed bits; ConfigError for needs outside [-1, 1] or none."""
     need, harm = calibration.need.astype(np.float64), calibration.harm
-    if not ((need >= -1.0) & (need <= 1.0)).all() or not ((harm == 0) | (harm == 1)).all():
+    if not len(need) or not ((need >= -1.0) & (need <= 1.0)).all() or not ((harm == 0) | (harm == 1)).all():
         raise ConfigError(
-            "a calibration has needs outside [-1, 1] or harms other than 0 and 1: calibrate the model again"
+            "a calibration has no needs, needs outside [-1, 1] or harms other than 0 and 1: calibrate the model again"
         )
     codes = np.floor(need * STEPS).astype(np.int64) + STEPS
     order = np.lexsort((harm, codes))

@@ -134,7 +134,7 @@ def evaluate(
             splits=splits,
             on_fit=partial(_tell_fit, tell, way),
         )
-        if not promises:
+        if not reliability:
             halves = [pairs.take(split(pairs, number)[1]) for number in range(splits)]
             tell(f"{RESPLITS} splits for each promise")
             known = min(map(len, halves)) // 2
@@ -148,12 +148,6 @@ def evaluate(
 
 def _not_measurable(pairs: Pairs, split: Callable[[Pairs, int], tuple[Places, Places]], splits: int) -> str | None:
     """Return why models cannot be compared on these halves; None where they can."""
-    # A head that is always or never right can be learned, a single exception cannot be shared by two parts.
-    kinds = (
-        ("have the weak model right", pairs.outcomes[:, 0], {1}),
-        ("have the strong model right", pairs.outcomes[:, 1], {1}),
-        ("have the weak model wrong and the strong one right", pairs.harm, {0}),
-    )
     for number in range(splits):
         training, test = split(pairs, number)
         least = min(len(training), len(test))
@@ -164,13 +158,12 @@ def _not_measurable(pairs: Pairs, split: Callable[[Pairs, int], tuple[Places, Pl
                 f"the strong model is right on no more of the {len(test)} prompts to test on in split {number + 1} "
                 f"than the weak one, so there is no gap to recover"
             )
-        for kind, outcomes, too_rare in kinds:
-            count = int(outcomes[training].sum())
-            if min(count, len(training) - count) in too_rare:
-                return (
-                    f"in split {number + 1}, {count} of the {len(training)} prompts to train on {kind}, so there is "
-                    f"nothing to learn to tell apart"
-                )
+        harmed = int(pairs.harm[training].sum())
+        if harmed in {0, len(training)}:
+            return (
+                f"in split {number + 1}, {harmed} of the {len(training)} prompts to train on have the weak model wrong "
+                f"and the strong one right, so there is nothing to learn to tell apart"
+            )
     return None
 
 

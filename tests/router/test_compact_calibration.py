@@ -76,6 +76,8 @@ def test_what_is_no_calibration_is_refused():
     bits = to_bits(good)
     with pytest.raises(ConfigError, match="outside"):
         to_bits(NeedCalibration(np.array([1.5], np.float32), np.array([0], np.uint8)))
+    with pytest.raises(ConfigError, match="no needs"):
+        to_bits(NeedCalibration(np.empty(0, np.float32), np.empty(0, np.uint8)))
     with pytest.raises(ConfigError, match="outside"):
         to_bits(NeedCalibration(np.array([np.nan], np.float32), np.array([0], np.uint8)))
     with pytest.raises(ConfigError, match="harms"):

@@ -125,6 +125,21 @@ def test_learned_baselines_run_on_what_they_are_given():
         assert np.isfinite(need).all(), name
 
 
+@pytest.mark.parametrize("exceptions", [0, 1, 2])
+def test_learned_baselines_take_what_hardly_ever_happens(exceptions):
+    """A model that is right always, all but once or twice, on few prompts that share no word: all of them rank."""
+    pytest.importorskip("sklearn", reason="needs the extra eval")
+    outcomes = np.array([[number % 2, 1.0] for number in range(40)])
+    training, test = np.arange(20), np.arange(20, 40)
+    outcomes[:exceptions, 1] = 0.0
+    pairs = Pairs(np.full(40, "a"), tuple(f"w{number}" for number in range(40)), outcomes)
+    embeddings = np.random.default_rng(0).standard_normal((40, 8))
+    for name, method in (text_baselines() | embedding_baselines(pairs, embeddings)).items():
+        need = method(pairs, training, test, 0)
+        assert need.shape == test.shape, name
+        assert np.isfinite(need).all(), name
+
+
 # -- tables --------------------------------------------------------------------------------------------------------
 
 
