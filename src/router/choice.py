@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from router.conformal import Guarantee
+    from router.history import History
     from router.prompt_model import NeedCalibration
 
     Array = NDArray[np.floating[Any]]
@@ -190,8 +191,19 @@ class Guaranteed:
         self._lock = threading.Lock()
 
     @classmethod
-    def adaptive(cls, alpha: float, calibration: NeedCalibration, *, rate: float = 0.02, window: int = 1000) -> Self:
-        """Return an adaptive guarantee that starts from held-out needs and goes on with what `observe` is told."""
+    def adaptive(
+        cls,
+        alpha: float,
+        calibration: NeedCalibration,
+        *,
+        rate: float = 0.02,
+        window: int = 1000,
+        history: History | None = None,
+    ) -> Self:
+        """Return an adaptive guarantee that starts from held-out needs and goes on with what `observe` is told.
+
+        With a ``history`` it starts where the feedback that is remembered there has brought it, whoever took it.
+        """
         rule = AdaptiveRisk(alpha, rate=rate, window=window)
         for need, harm in zip(calibration.need.tolist()[-window:], calibration.harm.tolist()[-window:], strict=True):
             rule.observe(need, harm, sent=False)
@@ -200,6 +212,8 @@ class Guaranteed:
             raise CalibrationError(
                 f"{len(calibration.need)} held-out needs are too few to start at a level of {alpha:g}: hold out more"
             )
+        for need, harm in history.harms() if history is not None else ():
+            rule.observe(need, harm, sent=harm is not None)
         return cls(rule)
 
     def choose(self, quality: ArrayLike, price: ArrayLike, *, group: str | None = None) -> Places:

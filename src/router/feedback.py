@@ -74,7 +74,9 @@ class FeedbackLoop:
         place = found.chosen if candidate_id is None else _place_of(candidate_id, found.ids, request_id)
         expected = float(found.expected[place])
         outcome = Outcome(found.ids[place], quality, expected, found.need, was_cheap=place == found.cheap)
-        self.history.add(request_id, outcome.candidate_id, quality, expected)
+        self.history.add(
+            request_id, outcome.candidate_id, quality, expected, need=outcome.need, was_cheap=outcome.was_cheap
+        )
         return outcome
 
     def __repr__(self) -> str:

@@ -42,7 +42,9 @@ CREATE TABLE IF NOT EXISTS outcome (
     candidate_id TEXT NOT NULL,
     quality REAL NOT NULL,
     expected REAL NOT NULL,
-    at_s REAL NOT NULL
+    at_s REAL NOT NULL,
+    need REAL,
+    was_cheap INTEGER
 );
 CREATE INDEX IF NOT EXISTS outcome_candidate ON outcome (candidate_id, quality);
 CREATE INDEX IF NOT EXISTS outcome_at ON outcome (at_s);
@@ -120,17 +122,28 @@ class History:
         with self._opened():
             pass
 
-    def add(self, request_id: str, candidate_id: str, quality: float, expected: float) -> None:
+    def add(
+        self,
+        request_id: str,
+        candidate_id: str,
+        quality: float,
+        expected: float,
+        *,
+        need: float | None = None,
+        was_cheap: bool = False,
+    ) -> None:
         """Remember an outcome and forget what is too much or too old; the request waits no more.
 
-        Raises DuplicateFeedback when there is an outcome of that request already.
+        Of two candidates, ``need`` is that for the dear one, and ``was_cheap`` whether the cheap one answered. Raises
+        DuplicateFeedback when there is an outcome of that request already.
         """
         now, key = self._clock(), _key(request_id)
         with self._opened() as connection:
             try:
                 connection.execute(
-                    "INSERT INTO outcome (request_id, candidate_id, quality, expected, at_s) VALUES (?, ?, ?, ?, ?)",
-                    (key, _key(candidate_id), quality, expected, now),
+                    "INSERT INTO outcome (request_id, candidate_id, quality, expected, at_s, need, was_cheap)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (key, _key(candidate_id), quality, expected, now, need, was_cheap),
                 )
             except sqlite3.IntegrityError:
                 raise duplicate(request_id) from None
@@ -147,6 +160,19 @@ class History:
         with self._opened() as connection:
             row = connection.execute("SELECT 1 FROM outcome WHERE request_id = ?", (_key(request_id),)).fetchone()
         return row is not None
+
+    def harms(self) -> Iterator[tuple[float, float | None]]:
+        """Yield need and harm of each remembered request that a guarantee decided about, in the order of the feedback.
+
+        The harm is None of one that the dear candidate answered: nobody knows what the cheap one would have made.
+        """
+        with self._opened() as connection:
+            rows = connection.execute(
+                "SELECT need, CASE WHEN was_cheap THEN 1.0 - quality END FROM outcome"
+                " WHERE need IS NOT NULL AND at_s >= ? ORDER BY number",
+                (self._clock() - self.max_age_s,),
+            ).fetchall()
+        yield from rows
 
     def await_feedback(self, request_id: str, request: Open) -> None:
         """Let a request wait for feedback; it is written later, and `flush` waits for that. Never raises."""
@@ -291,6 +317,9 @@ class History:
                 if self._lacks_tables(connection):  # another process may have been faster
                     for statement in _SCHEMA.split(";"):
                         connection.execute(statement)
+                    there = {row[1] for row in connection.execute("PRAGMA table_info(outcome)")}
+                    for name in sorted({"need", "was_cheap"} - there):  # of files of before
+                        connection.execute(f"ALTER TABLE outcome ADD COLUMN {name}")
                 connection.commit()
             connection.execute("PRAGMA synchronous = NORMAL")
         except BaseException:
@@ -299,11 +328,14 @@ class History:
         return connection
 
     def _lacks_tables(self, connection: sqlite3.Connection) -> bool:
-        """Whether it is empty, or a history without those that wait; HistoryError if it holds something else."""
+        """Whether it is empty, or a history of before; HistoryError if it holds something else."""
         found = tuple(connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
         if found == (APPLICATION_ID, SCHEMA_VERSION):
-            found_table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'waiting'").fetchone()
-            return found_table is None
+            has_waiting = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'waiting'").fetchone()
+            has_needs = connection.execute(
+                "SELECT 1 FROM pragma_table_info('outcome') WHERE name = 'was_cheap'"
+            ).fetchone()
+            return has_waiting is None or has_needs is None
         if found == (0, 0) and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             return True
         raise HistoryError(

@@ -19,6 +19,7 @@ from router.errors import (
     UnknownRequest,
 )
 from router.history import Known
+from router.prompt_model import NeedCalibration
 
 
 class Clock:
@@ -271,14 +272,39 @@ def test_a_request_waits_no_longer_than_it_may(tmp_path):
     history.close()
 
 
+def test_an_adaptive_guarantee_goes_on_where_feedback_has_brought_it(tmp_path):
+    """After a restart its level and threshold are what they were; requests that no guarantee decided do not count."""
+    needs = NeedCalibration(np.linspace(0.0, 1.0, 200), (np.arange(200) % 10 == 0).astype(np.uint8))
+    history = History(tmp_path / "history.db")
+    Router(model=Fixed(), history=history).route(request("without a policy"))
+    history.add("without a policy", "dear", 1.0, 0.5)
+    policy = Guaranteed.adaptive(0.1, needs, rate=0.05, history=history)
+    assert policy.rule.level == 0.1
+    router = Router(model=Fixed(), history=history, policy=policy)
+    cheap = []
+    for number in range(40):
+        response = router.route(request(f"r{number}", (0.5, 0.5 + number % 5 / 10)))
+        cheap.append(response.chosen.candidate_id == "cheap")
+        router.feedback(f"r{number}", number % 3 / 2)
+    assert 0 < sum(cheap) < 40
+    history.close()
+    again = Guaranteed.adaptive(0.1, needs, rate=0.05, history=history)
+    assert again.rule.level == pytest.approx(policy.rule.level, abs=1e-12)
+    assert again.threshold(None) == policy.threshold(None)
+    assert policy.rule.level != 0.1
+    history.close()
+
+
 def test_a_history_of_before_takes_requests_that_wait(tmp_path):
-    """A file without that table gets it, and keeps its outcomes."""
+    """A file without that table, and without needs, gets them, and keeps its outcomes."""
     path = tmp_path / "history.db"
     old = History(path)
     old.add("r0", "dear", 1.0, 0.5)
     old.close()
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TABLE waiting")
+        connection.execute("ALTER TABLE outcome DROP COLUMN need")
+        connection.execute("ALTER TABLE outcome DROP COLUMN was_cheap")
     connection.close()
     history = History(path)
     router = Router(model=Fixed(), history=history)
@@ -286,6 +312,7 @@ def test_a_history_of_before_takes_requests_that_wait(tmp_path):
     history.flush()
     router.feedback("r1", 1.0)
     assert history.known() == {"dear": Known(2, 2.0)}
+    assert list(history.harms()) == []
     history.close()
 
 
