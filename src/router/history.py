@@ -311,8 +311,13 @@ class History:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=self._busy_s, check_same_thread=False)
         try:
-            if self._lacks_tables(connection):
-                connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(
+                "BEGIN"
+            )  # what is read of the file has to be of one moment: another process may be making it
+            lacks_tables = self._lacks_tables(connection)
+            connection.rollback()
+            if lacks_tables:
+                self._use_wal(connection)
                 connection.execute("BEGIN IMMEDIATE")
                 if self._lacks_tables(connection):  # another process may have been faster
                     for statement in _SCHEMA.split(";"):
@@ -326,6 +331,19 @@ class History:
             connection.close()
             raise
         return connection
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """Change to WAL mode; SQLite does not wait where several processes do that at once, so this does."""
+        deadline = time.monotonic() + self._busy_s
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
     def _lacks_tables(self, connection: sqlite3.Connection) -> bool:
         """Whether it is empty, or a history of before; HistoryError if it holds something else."""

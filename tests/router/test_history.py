@@ -1,6 +1,7 @@
 import os
 import sqlite3
 import threading
+import time
 from contextlib import suppress
 
 import numpy as np
@@ -123,6 +124,29 @@ def test_many_threads_and_a_forked_child_write_without_loss(history):
     assert os.waitpid(child, 0)[1] == 0
     history.add("parent", "b", 1.0, 0.5)
     assert history.known() == {"a": Known(200, 200.0), "b": Known(2, 1.0)}
+
+
+def test_many_processes_make_the_file_at_once(tmp_path):
+    """Each finds a sound file, whoever was first, and writes its outcome."""
+    for attempt in range(10):
+        path, start = tmp_path / f"history{attempt}.db", time.monotonic() + 0.05
+        children = []
+        for number in range(8):
+            child = os.fork()
+            if not child:
+                status = 1
+                try:
+                    while time.monotonic() < start:
+                        pass
+                    History(path).add(f"r{number}", "a", 1.0, 0.5)
+                    status = 0
+                finally:
+                    os._exit(status)
+            children.append(child)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+        history = History(path)
+        assert history.known() == {"a": Known(8, 8.0)}
+        history.close()
 
 
 def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path):
