@@ -287,6 +287,10 @@ def test_a_command_says_how_to_trust_a_certificate(authority, tmp_path, monkeypa
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     assert CliRunner().invoke(app, command).exit_code == 0
+    elsewhere = CliRunner().invoke(app, ["health", "--url", http.url.replace("127.0.0.1", "localhost")])
+    assert elsewhere.exit_code == 2
+    assert "is not trusted (Hostname mismatch" in elsewhere.stderr
+    assert "ask by a name that it has" in elsewhere.stderr
 
 
 def test_old_tls_is_refused(authority, trusting, tmp_path):

@@ -26,6 +26,9 @@ __all__ = ["Address", "Answer"]
 TIMEOUT_S = 10.0
 MAX_BODY = 64_000_000
 
+_OF_ANOTHER = (62, 64)
+"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -73,8 +76,13 @@ class Address:
         except Exception as error:  # noqa: BLE001 - whatever a server or the network does, it did not answer
             reason = getattr(error, "reason", None) or error
             if isinstance(reason, ssl.SSLCertVerificationError):
+                remedy = (
+                    "ask by a name that it has"
+                    if reason.verify_code in _OF_ANOTHER
+                    else "name the file (PEM) of its authority, or of the certificate if it has signed itself, in the "
+                    "variable SSL_CERT_FILE"
+                )
                 raise EventCoreError(
-                    f"the certificate of {self.url} is not trusted ({reason.verify_message}): name the file (PEM) of "
-                    "its authority, or of the certificate if it has signed itself, in the variable SSL_CERT_FILE"
+                    f"the certificate of {self.url} is not trusted ({reason.verify_message}): {remedy}"
                 ) from None
             raise EventCoreError(f"nothing answers at {self.url} ({reason})") from None
