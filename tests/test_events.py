@@ -488,6 +488,15 @@ def test_aligned_arrays_of_unequal_length_are_refused_where_the_event_is_built(k
     assert len(kind(scores=[0.1], names=["a"]).scores) == 1
 
 
+def test_a_single_name_may_be_given_as_it_is():
+    """``each="scores"`` names one field, and not one per letter."""
+
+    class Alone(ec.Event, name="alone", category="model", each="scores"):
+        scores: ec.Array[float]
+
+    assert Alone.__event__.each == ("scores",)
+
+
 def test_an_aligned_array_that_is_unset_fits_any():
     """What is unset has no length; a type without a name of its own is not asked."""
     assert Scored(scores=[0.1, 0.2]).names is ec.unset

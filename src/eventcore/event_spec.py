@@ -92,6 +92,7 @@ def spec_of(cls: type[Event], given: Mapping[str, Any]) -> EventSpec:
         raise DefinitionError(f"{owner}: a field's type cannot be resolved here; define it before the event class")
     if "category" not in given:
         raise DefinitionError(f"{owner}: category is missing; give one of ec.Category: {', '.join(Category)}")
+    each = given.get("each", ())
     fields = {key: FieldSpec.of(owner, key, info) for key, info in cls.model_fields.items()}
     try:
         spec = EventSpec(
@@ -107,7 +108,7 @@ def spec_of(cls: type[Event], given: Mapping[str, Any]) -> EventSpec:
             start_message=given.get("start_message"),
             failure_message=given.get("failure_message"),
             failure_severity=Severity.parse(given.get("failure_severity", Severity.ERROR)),
-            each=tuple(given.get("each", ())),
+            each=(each,) if isinstance(each, str) else tuple(each),
             durable=bool(given.get("durable", False)),
             sensitive=frozenset(key for key, spec in fields.items() if spec.role is Sensitive),
             is_plain=all(spec.is_plain for spec in fields.values()),
