@@ -117,7 +117,7 @@ class Event(BaseModel, metaclass=BaseClass):
             severity: Severity | str | int = ...,
             message: str = ...,
             logger: str = ...,
-            each: tuple[str, ...] = ...,
+            each: str | tuple[str, ...] = ...,
             durable: bool = ...,
         ) -> None: ...
 
@@ -185,7 +185,7 @@ class Operation(Event, metaclass=BaseClass):
             start_message: str = ...,
             failure_message: str = ...,
             failure_severity: Severity | str | int = ...,
-            each: tuple[str, ...] = ...,
+            each: str | tuple[str, ...] = ...,
             durable: bool = ...,
         ) -> None: ...
 
