@@ -11,13 +11,14 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from router.cli_output import check_writable, errors, progress, say, stderr, stdout
+from router.cli_output import errors, progress, say, stderr, stdout
 from router.conformal import control_risk, learn_then_test, required_calibration_size
 from router.embedding import open_embedder
 from router.errors import ConfigError, NoCalibration, RouterError, TrainingError
 from router.evaluation import split_by_prompt
 from router.model import Provenance
 from router.model_file import BUNDLED_PROMPT_MODEL, library_version, load_prompt_model, save_prompt_model
+from router.model_store import check_writable
 from router.pairs import HEADS, check_learnable, read_pairs
 from router.prompt_model import NeedCalibration, PromptModel, PromptRecipe, need_of
 from router.prompts import embed_chunks

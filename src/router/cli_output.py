@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,13 +9,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from router.errors import ConfigError, RouterError
+from router.errors import RouterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-__all__ = ["check_writable", "errors", "progress", "say", "stderr", "stdout"]
+__all__ = ["errors", "progress", "say", "stderr", "stdout"]
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -55,14 +53,3 @@ def progress(total: int | None = None) -> Iterator[Callable[[str], None]]:
 def say(line: str) -> None:
     """Print a line as it is, however long."""
     stdout.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def check_writable(path: Path) -> None:
-    """Raise ConfigError unless a file can be written at ``path``: better now than after an hour of training."""
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a directory")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ConfigError(f"the model cannot be written to {path}: {error.strerror}; choose a writable path") from None

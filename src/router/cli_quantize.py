@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from router.cli_eval import calibrated_on
-from router.cli_output import check_writable, errors, say
+from router.cli_output import errors, say
 from router.errors import ConfigError
 from router.model import RoundedFrom
 from router.model_file import load_any_model, save_prompt_model
+from router.model_store import check_writable
 from router.pairs import read_pairs
 from router.prompt_model import PromptModel
 from router.quantised_prompt import rounded

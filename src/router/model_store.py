@@ -7,6 +7,7 @@ or altered since it was written. There is no fallback: a router without a sound 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     M = TypeVar("M")
 
-__all__ = ["library_version", "parts_of", "read_model", "write_model"]
+__all__ = ["check_writable", "library_version", "parts_of", "read_model", "write_model"]
 
 ENTRY = "eventcore.router"
 _MAX_BYTES = 256 * 1024 * 1024
@@ -57,9 +58,27 @@ def write_model(path: str | os.PathLike[str], header: Mapping[str, Any], tensors
     try:
         _write_whole(target, safetensors.save(arrays, {ENTRY: text}))
     except OSError as error:
-        raise ModelError(
-            f"the model cannot be written to {target}: {error.strerror}; choose a writable path"
-        ) from error
+        raise _unwritable(target, error) from error
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise ModelError unless a model can be written to ``path``: to be asked before an hour of training."""
+    target = Path(path)
+    try:
+        _check_place(target)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ModelError:
+    return ModelError(f"the model cannot be written to {path}: {error.strerror}; choose a writable path")
+
+
+def _check_place(path: Path) -> None:
+    if path.exists() and not path.is_file():  # renaming would put the model in the place of a device
+        raise OSError(errno.EINVAL, "it is a directory" if path.is_dir() else "it is no regular file")
 
 
 def read_model(
@@ -157,6 +176,7 @@ def _digest(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> str:
 
 def _write_whole(path: Path, data: bytes) -> None:
     """Write beside ``path`` and rename, so that a reader or a crash never meets half a file."""
+    _check_place(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     beside = Path(name)
     try:

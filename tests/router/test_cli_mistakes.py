@@ -84,6 +84,7 @@ OTHERS = [
     (["train", "good.csv", "--out", "sub"], "it is a directory; choose a writable path"),
     (["train", "good.csv", "--out", "absent/model"], "choose a writable path"),
     (["train", "good.csv", "--out", "/proc/model"], "choose a writable path"),
+    (["train", "good.csv", "--out", "/dev/null"], "it is no regular file; choose a writable path"),
     (["train", "good.csv", "--out", "model", "--embedder", "nothing"], "there is no embedder 'nothing'"),
     (["train", "good.csv", "--out", "model", "--embedder", "hashing:1"], "embedding dimension 1 is too small"),
     (["eval", "good.csv", "--model", "OTHER"], "expected 'eventcore-router-prompt-v1'"),

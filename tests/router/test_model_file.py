@@ -1,5 +1,6 @@
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -101,6 +102,17 @@ def test_a_model_that_cannot_be_written_says_where_and_why(tmp_path):
     """The error of the file system arrives with the path and what to do."""
     with pytest.raises(ModelError, match=r"missing.*No such file.*writable path"):
         save_model(_model(), tmp_path / "missing" / "model.safetensors")
+
+
+def test_a_model_does_not_take_the_place_of_what_is_no_file(tmp_path):
+    """A pipe or a folder at the path stays what it is: a model is renamed into place, which would remove a device."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, reason in (("pipe", "it is no regular file"), ("folder", "it is a directory")):
+        with pytest.raises(ModelError, match=f"{name}: {reason}; choose a writable path"):
+            save_model(_model(), tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
 
 
 def test_a_model_that_is_not_finite_is_not_written(tmp_path):
