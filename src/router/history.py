@@ -240,7 +240,7 @@ class History:
         with self._opened() as connection:
             dropped = connection.executemany("DELETE FROM waiting WHERE request_id = ?", keys).rowcount
             connection.executemany(
-                "INSERT INTO waiting (request_id, candidate_ids, expected, chosen, need, cheap, at_s)"
+                "INSERT OR REPLACE INTO waiting (request_id, candidate_ids, expected, chosen, need, cheap, at_s)"
                 " SELECT ?, ?, ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM outcome WHERE request_id = ?)",
                 rows,
             )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sqlite3
 import threading
 import weakref
 from contextlib import suppress
@@ -116,9 +117,9 @@ class Pending:
                 self.trouble = None
             except Exception as error:
                 self.trouble = error if isinstance(error, HistoryError) else HistoryError(f"a fault of ours: {error!r}")
-                if self.trouble is not error:  # no second attempt would go better
+                if not isinstance(error.__cause__, sqlite3.OperationalError):  # no second attempt would go better
                     self.lost += len(self._taken)
-                    raise self.trouble from error
+                    raise self.trouble from error.__cause__ or error
                 with self._lock:
                     both = {**self._taken, **self._gathered}
                     self.lost += len(self._taken) + len(self._gathered) - min(len(both), MOST)

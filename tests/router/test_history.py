@@ -21,6 +21,7 @@ from router.errors import (
 )
 from router.history import Known
 from router.prompt_model import NeedCalibration
+from router.waiting import Open
 
 
 class Clock:
@@ -441,13 +442,21 @@ def test_feedback_and_writing_do_not_lose_each_other(tmp_path):
     history.close()
 
 
-def test_what_can_never_be_written_is_lost_once_and_counted(history):
-    """A request that is no request does not stop those after it."""
-    history.await_feedback("odd", "no request at all")
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        ("no request at all", "a fault of ours"),
+        (Open(("a",), np.ones(1), 2**80, None, None), "a fault of ours: OverflowError"),
+        (Open(("a",), np.ones(1), None, None, None), "NOT NULL constraint failed"),
+    ],
+)
+def test_what_can_never_be_written_is_lost_once_and_counted(history, odd, reason):
+    """A request that is no request, or that SQLite refuses, does not stop those after it."""
+    history.await_feedback("odd", odd)
     with suppress(HistoryError):
         history.flush()  # unless the thread was faster
     assert (history.waiting_count, history.forgotten) == (0, 1)
-    assert "a fault of ours" in str(history.trouble)
+    assert reason in str(history.trouble)
     router = Router(model=Fixed(), history=history)
     router.route(request("r1"))
     history.flush()
@@ -465,6 +474,11 @@ def test_ids_that_are_no_text_for_sqlite_wait_like_others(history):
     router.feedback("\udcff", 1.0)
     router.feedback("r1", 1.0)
     assert len(history) == 2
+    for name in ("\udcfd", "\udcfe", "r2"):  # the first two are one id in the file
+        router.route(request(name))
+    history.flush()
+    assert history.trouble is None
+    router.feedback("r2", 1.0)
 
 
 def test_feedback_recalibrates_an_adaptive_guarantee(history):
