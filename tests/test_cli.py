@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import eventcore as ec
 from eventcore.cli import app
+from tests.support.handlers import workers
 
 SETTINGS = """
 service = "shop"
@@ -374,6 +375,7 @@ def test_commands_need_no_secret_of_the_place_where_the_settings_belong(tmp_path
         assert "NO_SUCH_TOKEN_OF_DB (eventcore.toml: [health.external.db], option 'external.db.token')" in said
     if command == ["health"]:
         assert re.search(r"db +unhealthy", out)
+    assert workers() == [], "a check that has changed is an event, and nobody is there for it"
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from eventcore.settings import Sources, load_settings
 from eventcore.setup import _add_handlers, _handler_config, _has_structlog, _make_service, _with_debug
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from eventcore.events import Event, Severity
     from eventcore.handler import Handler
     from eventcore.instruments import Instrument
     from eventcore.journal_config import JournalConfig
@@ -40,6 +41,12 @@ class _Rehearsal(Emitter):
     def __init__(self, *, resource: Resource, catalog: Catalog, journal: JournalConfig) -> None:
         super().__init__(resource=resource, catalog=catalog, journal=journal)
         self.durability.queue = lambda time_ns: _IdleQueue(self._ledger, time_ns)  # type: ignore[method-assign, assignment, return-value]  # see there
+
+    def emit(self, event: Event, *, severity: Severity | str | None = None, tags: Sequence[str] = ()) -> None:
+        """Emit nothing, such as that a check has changed: no handler is attached, and no worker must start."""
+
+    def announce(self, event: Event, *, severity: Severity | None = None) -> None:
+        """Say nothing likewise."""
 
     def add_handler(self, handler: Handler, *, name: str | None = None) -> Handler:
         def rehearse_instead(emitter: Emitter) -> None:
