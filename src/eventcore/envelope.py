@@ -258,7 +258,7 @@ class Envelope:
 
     def hide_sensitive(self) -> None:
         """Replace values of sensitive fields, and secrets in an exception: inline handlers run in the caller."""
-        if self.event_type.__event__.sensitive:
+        if self.spec.sensitive:
             self.redact()
         elif self.span is not None and self.span.error is not None:
             scrub_error(self.span.error)
