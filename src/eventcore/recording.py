@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["Bundle", "Past", "Recording", "Recordings"]
 
 V = TypeVar("V")
-LOW = 0xFFFFFFFFFFFFFFFF
+ALL = 1 << 64
+"""The emitter's ``trace_bound`` where every trace is taken."""
+LOW = ALL - 1
 """The bits of a trace id that decide whether it is recorded."""
 
 
@@ -90,6 +92,8 @@ class _Plan:
     it that delivering one by one does not count. ``is_for_workers``: whether nothing has to be decided in the caller.
     """
 
+    emitter: Emitter
+    recording: Recording[Any]
     members: tuple[_Member, ...]
     taken: Mapping[str, Sequence[int]]
     queues: tuple[tuple[Queue, Attachment], ...]
@@ -103,25 +107,11 @@ class _Plan:
 class Bundle:
     """A recorded operation on its way: one place in a queue, several envelopes for its worker."""
 
-    __slots__ = (
-        "_emitter",
-        "_is_reported",
-        "_made",
-        "_parent",
-        "_plan",
-        "_recording",
-        "_thread",
-        "_trace_id",
-        "_value",
-    )
+    __slots__ = ("_is_reported", "_made", "_parent", "_plan", "_thread", "_trace_id", "_value")
 
-    def __init__(  # noqa: PLR0917 - made on the hot path
-        self, emitter: Emitter, recording: Recording[Any], value: Any, plan: _Plan, parent: Scope, trace_id: int
-    ) -> None:
-        self._emitter = emitter
-        self._recording = recording
-        self._value = value
+    def __init__(self, plan: _Plan, value: Any, parent: Scope, trace_id: int) -> None:
         self._plan = plan
+        self._value = value
         self._parent = parent
         self._trace_id = trace_id
         self._thread = threading.current_thread().name if plan.wants_thread else None
@@ -147,8 +137,8 @@ class Bundle:
         """Report, once, that nobody can know what happened."""
         if not self._is_reported:
             self._is_reported = True
-            kind = self._recording.operation
-            self._emitter.report_invalid(kind, (), f"unfold raised {type(error).__name__}: {error}")
+            kind = self._plan.recording.operation
+            self._plan.emitter.report_invalid(kind, (), f"unfold raised {type(error).__name__}: {error}")
 
     def was_taken(self, handler: str) -> bool:
         """Whether the handler's worker has it."""
@@ -161,7 +151,7 @@ class Bundle:
 
     def envelopes(self) -> list[Envelope]:
         """Make the envelopes of all members."""
-        emitter, recording, ids = self._emitter, self._recording, self._emitter.ids
+        emitter, recording, ids = self._plan.emitter, self._plan.recording, self._plan.emitter.ids
         kinds: tuple[type[Event], ...] = (recording.operation, *recording.parts)
         told = recording.unfold(self._value)
         if len(told) != len(kinds):
@@ -189,7 +179,7 @@ class Bundle:
         return envelopes
 
     def _lived(self, kind: type[Operation], past: Past, parent: Scope, to_wall_ns: int) -> LiveOperation[Any]:
-        live = LiveOperation(self._emitter, kind, past.fields)
+        live = LiveOperation(self._plan.emitter, kind, past.fields)
         start_ns, duration_ns = past.began_ns + to_wall_ns, past.ended_ns - past.began_ns
         live.was(parent, self._trace_id, start_ns, duration_ns, is_sampled=self._plan.is_sampled)
         return live
@@ -198,10 +188,10 @@ class Bundle:
         try:
             return build(kind, fields)
         except Exception as error:
-            if self._emitter.strict:
+            if self._plan.emitter.strict:
                 raise
             event, wrong, reason = salvage(kind, fields, error)
-            self._emitter.report_invalid(kind, wrong, reason)
+            self._plan.emitter.report_invalid(kind, wrong, reason)
             return event
 
 
@@ -228,17 +218,18 @@ class Recordings:
         trace_id, is_sampled = parent.trace_id, parent.sampled
         if not trace_id:
             trace_id = emitter.ids.random_bits(128) or 1
-            is_sampled = (trace_id & LOW) < emitter.trace_bound
+            is_sampled = emitter.trace_bound == ALL or (trace_id & LOW) < emitter.trace_bound
         elif parent.is_remote and emitter.remote_bound is not None:
             is_sampled = (trace_id & LOW) < emitter.remote_bound
         plan = self._plans[is_sampled].get(recording) or self._planned(recording, is_sampled=is_sampled)
-        bundle = Bundle(emitter, recording, value, plan, parent, trace_id)
+        bundle = Bundle(plan, value, parent, trace_id)
         cells = self._per_thread.cells
         if not plan.is_for_workers or cells.handling is not None or emitter.strict:
             self._deliver_here(plan, bundle)
             return
-        began = 0 if trace_id & emitter.timed_mask else emitter.monotonic_ns()
-        cells.counts[plan.key] += 1
+        counts = cells.counts
+        number = counts[plan.key] = counts[plan.key] + 1
+        began = 0 if number & emitter.timed_mask else emitter.monotonic_ns()
         passed = 0  # counted right after the call, as in Emitter._deliver
         try:
             for queue, _ in plan.queues:
@@ -295,6 +286,8 @@ class Recordings:
         uncounted: tuple[RouteKey | OperationKey, ...] = (*ignored, *[started, succeeded] * operations)
         queues = tuple((a.queue, a) for a in attachments.values() if type(a.queue) is Queue)
         plan = self._plans[is_sampled][recording] = _Plan(
+            self._emitter,
+            recording,
             tuple(members),
             taken,
             queues,
