@@ -165,14 +165,14 @@ class Served:
         self.router.start_shadow(self.shadow_model)
         self.embedder = embedder
 
-    def route(self, name, *, rate):
+    def route(self, name, *, rate, prompt="a question about code"):
         """Route a prompt to candidates whose calls have succeeded at that rate."""
-        query = self.embedder.embed("a question about code")
+        query = self.embedder.embed(prompt)
         candidates = [
             Candidate(id, query, created_at=time.time(), access_count=10, success_rate=rate, price=price)
             for id, price in (("small", 1.0), ("large", 9.0))
         ]
-        return self.router.route(RoutingRequest(query, candidates, request_id=name, prompt="a question about code"))
+        return self.router.route(RoutingRequest(query, candidates, request_id=name, prompt=prompt))
 
     def feed(self, name, quality):
         """Give feedback; refusals are part of it."""
@@ -192,10 +192,11 @@ class Served:
     def round(self, number):
         """Drift away and back, give feedback right and wrong, replace the model, lose a backend."""
         router = self.router
-        for phase, rate in enumerate((0.9, 0.0, 0.9)):
+        short, long = "a question about code", "Which law applies here, and why? Give each step of the proof. " * 5
+        for phase, (rate, prompt) in enumerate(((0.9, short), (0.0, long), (0.9, short))):
             for request in range(self.WINDOW):
                 name = f"served-{time.time_ns()}-{number}-{phase}-{request}"
-                response = self.route(name, rate=rate)
+                response = self.route(name, rate=rate, prompt=prompt)
                 expected = float(response.quality[response.ids.index(response.chosen.candidate_id)])
                 self.feed(name, 0.0 if phase == 1 else expected)
         self.feed(name, 1.0)
