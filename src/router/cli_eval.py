@@ -11,7 +11,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from router.cli_output import errors, progress, say, stderr, stdout
+from router.cli_output import errors, progress, say, stderr, stdout, warn
 from router.conformal import control_risk, learn_then_test, required_calibration_size
 from router.embedding import open_embedder
 from router.errors import ConfigError, NoCalibration, RouterError, TrainingError
@@ -103,10 +103,12 @@ def calibrate(
         if out is not None:
             check_writable(out)
         required_calibration_size(alpha)  # refuses an alpha that is none before anything is embedded
-        calibrated = calibrated_on(load_prompt_model(model), read_pairs(data))
+        pairs = read_pairs(data)
+        calibrated = calibrated_on(load_prompt_model(model), pairs)
         _show_guarantee(guarantee_of(calibrated, alpha, delta))
         if out is not None:
             save_prompt_model(calibrated, out)
+        warn_of_known(calibrated, pairs)
 
 
 def evaluate_pairs(  # noqa: PLR0917 - typer calls it by name
@@ -157,9 +159,7 @@ def _installed() -> list[str]:
     try:
         open_embedder("minilm")
     except RouterError:
-        stderr.print(
-            "the extra 'encoder' is not installed: only the built-in hashing embedder is evaluated", style="yellow"
-        )
+        warn("the extra 'encoder' is not installed: only the built-in hashing embedder is evaluated")
         return ["hashing"]
     return ["minilm", "hashing"]
 
@@ -168,12 +168,18 @@ def _warn_of_few(pairs: Pairs) -> None:
     """Say so when what is learned from ``pairs`` counts for less than the order of the lengths."""
     weight = PromptRecipe.for_prompts(len(pairs)).weight_of(pairs.prompts)
     if weight < 0.5:
-        stderr.print(
+        warn(
             f"{len(set(pairs.prompts))} different prompts to learn from are few: what is learned counts {weight:.0%}, "
-            f"the order of their lengths the rest; from about 300 on learning counts more",
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
+            f"the order of their lengths the rest; from about 300 on learning counts more"
+        )
+
+
+def warn_of_known(model: PromptModel, pairs: Pairs) -> None:
+    """Say so when ``model`` was calibrated on the very table that it was trained on."""
+    if model.provenance is not None and model.provenance.training_data_sha256 == pairs.sha256():
+        warn(
+            "it was trained on prompts of this table and knows their answers, so what is promised here does not hold "
+            "for others: calibrate on prompts that it has not seen"
         )
 
 

@@ -14,7 +14,7 @@ from router.errors import RouterError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["errors", "progress", "say", "stderr", "stdout"]
+__all__ = ["errors", "progress", "say", "stderr", "stdout", "warn"]
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -48,6 +48,11 @@ def progress(total: int | None = None) -> Iterator[Callable[[str], None]]:
             shown.update(task, description=message, advance=1)
 
         yield tell
+
+
+def warn(line: str) -> None:
+    """Print a line beside the result that its reader should know."""
+    stderr.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:

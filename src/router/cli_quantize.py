@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli_eval import calibrated_on
+from router.cli_eval import calibrated_on, warn_of_known
 from router.cli_output import errors, say
 from router.errors import ConfigError
 from router.model import RoundedFrom
@@ -52,5 +52,7 @@ def quantize(
     say(f"{out}: {size} bytes, {size / len(content):.1%} of the {len(content)} of {model}")
     if small.calibration is not None:
         say(f"calibrated on {len(small.calibration.need)} prompts")
+        if pairs is not None:
+            warn_of_known(small, pairs)
     else:
         say(f"without a calibration: router calibrate DATA… --model {out} --out {out}")

@@ -54,6 +54,7 @@ def test_what_can_be_promised_is_said_in_words(table, model):
     """Calibrating shows the threshold, the share and the promise, in expectation or with a probability."""
     plain = runner.invoke(app, ["calibrate", str(table), "--model", str(model), "--alpha", "0.1"])
     assert "of all requests at most 10.0%" in plain.output
+    assert "it was trained on prompts of this table" in plain.output
     sure = runner.invoke(app, ["calibrate", str(table), "--model", str(model), "--alpha", "0.3", "--delta", "0.1"])
     assert "with probability 90%" in sure.output
     few = runner.invoke(app, ["route", "x", "--model", str(model), "--alpha", "0.001"])
