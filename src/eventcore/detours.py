@@ -64,8 +64,11 @@ class Detours:
         rest = [attachment for _, attachment in route.sinks[passed:]]
         missed = {a.name for a in rest} - failed
         queue = rest[0].queue if rest else None  # of the one that was being called; the others were not
-        if queue is not None and (queue.holds(envelope) or (envelope.is_redacted and not passed and not route.redact)):
-            missed.discard(rest[0].name)
+        if queue is not None:
+            # What a worker has looked at already got there, unless it was cut off while it was being drawn.
+            was_taken = envelope.is_redacted and not route.redact and rest[0].name not in route.key.sampling
+            if was_taken or queue.holds(envelope):
+                missed.discard(rest[0].name)
         for name in missed:
             self._ledger.count(name, route.key.event, route.key.phase, "failed")
         for attachment in rest[1:]:  # the first was being called, and has counted itself
