@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from eventcore.fields import unset
+from eventcore.operation import NO_EXTRAS
 from eventcore.redaction import scrub_text
 from eventcore_log.line import RESERVED, RESERVED_BY_OPERATIONS, Line, put, put_error, scrub
 from eventcore_log.shapes import START, Shape
@@ -95,20 +96,21 @@ class Lines:
                 line[key] = value
             elif value is not unset:
                 shape.put_field(line, texts, key, value, is_searched=is_searched)
-        if scope.bound:
-            for key, value in scope.bound.items():
+        carried = scope.carried
+        if carried.bound:
+            for key, value in carried.bound.items():
                 shape.put(line, texts, key if is_searched else scrub_text(key), value, is_searched=is_searched)
         if envelope.tags:
             put(line, texts, list(envelope.tags), "tags")
-        if scope.correlation_id:
-            put(line, texts, scope.correlation_id, "correlation_id", is_free=not is_searched)
+        if carried.correlation_id:
+            put(line, texts, carried.correlation_id, "correlation_id", is_free=not is_searched)
         where = scope
         if span is not None:
             where = span
             if outcome is not START:  # when a start is written, the end may be known already
                 line["duration_ms"] = span.duration_ns / 1e6
                 line["outcome"] = outcome
-                if span.error_type:
+                if span.extras is not NO_EXTRAS and span.error_type:
                     put_error(line, texts, span)
         if where.trace_id:
             line["trace_id"] = where.trace_id.to_bytes(16, "big").hex()

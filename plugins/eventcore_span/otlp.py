@@ -13,7 +13,9 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any
 
+from eventcore.context import NOTHING_CARRIED
 from eventcore.fields import unset
+from eventcore.operation import NO_EXTRAS
 from eventcore.vocabulary import AdHocOperation
 from eventcore_otlp import Frame, OtlpOptions, resource_attributes
 from eventcore_otlp.wire import attributes, delimited, double, fixed64, key_value, varint
@@ -95,8 +97,7 @@ class SpanEncoder:
         self, envelope: ec.Envelope, operation: ec.LiveOperation[Any], held: Held | None = None
     ) -> Sequence[bytes]:
         """Return the operation's spans; ValueError where aligned arrays differ in length."""
-        is_common = operation.outcome == "success" and held is None and not operation.links
-        if is_common and operation.span_name is None and operation.span_attributes is None:
+        if operation.outcome == "success" and operation.extras is NO_EXTRAS and held is None:
             event_type = operation.event_type
             prepared = self._prepared.get(event_type)
             if prepared is None:
@@ -137,8 +138,9 @@ class _Prepared:
         ]
         if operation.parent_span_id:
             parts.append(b"\x22\x08" + operation.parent_span_id.to_bytes(8, "big"))
-        if scope.tracestate:
-            parts.append(delimited(b"\x1a", scope.tracestate.encode()))
+        carried = scope.carried
+        if carried.tracestate:
+            parts.append(delimited(b"\x1a", carried.tracestate.encode()))
         others: list[str] = []
         for name, field in self._fields:
             value = values.get(name)
@@ -156,7 +158,7 @@ class _Prepared:
                 parts += (field.int_of[len(number)], number)
             else:
                 others.append(name)
-        if others or scope.bound or scope.correlation_id or envelope.tags:
+        if others or carried is not NOTHING_CARRIED or envelope.tags:
             rest = self._rest(others, values, envelope)
             if rest is None:
                 return None

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from eventcore.operation import LiveOperation
 
 __all__ = [
+    "NOTHING_CARRIED",
     "ROOT",
+    "Carried",
     "ContextProvider",
     "Scope",
     "baggage",
@@ -53,23 +55,36 @@ P = ParamSpec("P")
 R = TypeVar("R")
 H = TypeVar("H", bound="MutableMapping[str, str]")
 
-_NOTHING: Mapping[str, Any] = {}
+class Carried:
+    """What every scope hands on to those inside it as it is: one object, since most operations change none of it."""
+
+    __slots__ = ("baggage", "bound", "correlation_id", "tracestate")
+
+    def __init__(
+        self,
+        bound: Mapping[str, Any] | None = None,
+        correlation_id: str | None = None,
+        baggage: Mapping[str, str] | None = None,
+        tracestate: str | None = None,
+    ) -> None:
+        self.bound = bound or {}
+        self.correlation_id = correlation_id
+        self.baggage = baggage or {}
+        self.tracestate = tracestate
+
+    def replace(self, **changes: Any) -> Carried:
+        """Return a copy with ``changes``."""
+        return Carried(**{slot: getattr(self, slot) for slot in Carried.__slots__} | changes)
+
+
+NOTHING_CARRIED = Carried()
+"""What is carried where nobody has bound anything: to be asked for by ``is``, which is the least to ask."""
 
 
 class Scope:
     """The surroundings of an emit; ids are integers (0: none), formatted only when somebody reads them."""
 
-    __slots__ = (
-        "baggage",
-        "bound",
-        "correlation_id",
-        "is_remote",
-        "operation",
-        "sampled",
-        "span_id",
-        "trace_id",
-        "tracestate",
-    )
+    __slots__ = ("carried", "is_remote", "operation", "sampled", "span_id", "trace_id")
 
     def __init__(  # noqa: PLR0917 - made on the hot path
         self,
@@ -77,21 +92,35 @@ class Scope:
         span_id: int = 0,
         sampled: bool = False,  # noqa: FBT001, FBT002 - positional on the hot path
         operation: LiveOperation[Any] | None = None,
-        bound: Mapping[str, Any] = _NOTHING,
-        correlation_id: str | None = None,
-        baggage: Mapping[str, str] = _NOTHING,
-        tracestate: str | None = None,
+        carried: Carried = NOTHING_CARRIED,
         is_remote: bool = False,  # noqa: FBT001, FBT002 - positional on the hot path
     ) -> None:
         self.trace_id = trace_id
         self.span_id = span_id
         self.sampled = sampled
         self.operation = operation
-        self.bound = bound
-        self.correlation_id = correlation_id
-        self.baggage = baggage
-        self.tracestate = tracestate
+        self.carried = carried
         self.is_remote = is_remote
+
+    @property
+    def bound(self) -> Mapping[str, Any]:
+        """Fields bound to everything emitted here."""
+        return self.carried.bound
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The correlation id bound here."""
+        return self.carried.correlation_id
+
+    @property
+    def baggage(self) -> Mapping[str, str]:
+        """What travels on to the services called here."""
+        return self.carried.baggage
+
+    @property
+    def tracestate(self) -> str | None:
+        """The W3C ``tracestate`` of the trace that is continued."""
+        return self.carried.tracestate
 
     @property
     def traceparent(self) -> str | None:
@@ -100,6 +129,9 @@ class Scope:
 
     def replace(self, **changes: Any) -> Scope:
         """Return a copy with ``changes``."""
+        carried = {name: changes.pop(name) for name in Carried.__slots__ if name in changes}
+        if carried:
+            changes["carried"] = self.carried.replace(**carried)
         copy = Scope.__new__(Scope)
         for slot in Scope.__slots__:
             setattr(copy, slot, changes[slot] if slot in changes else getattr(self, slot))
@@ -273,10 +305,9 @@ def continue_trace(
                 parsed = parse_traceparent(traceparents[0]) or parsed
     scope = here.replace(baggage={**here.baggage, **entries})
     if parsed is not None:
-        scope.trace_id, scope.span_id, scope.sampled = parsed
-        scope.tracestate = parse_tracestate(tracestate)
-        scope.operation = None
-        scope.is_remote = True
+        trace_id, span_id, is_sampled = parsed
+        carried = scope.carried.replace(tracestate=parse_tracestate(tracestate))
+        scope = Scope(trace_id, span_id, is_sampled, None, carried, is_remote=True)
     with _entered(scope):
         yield scope
 

@@ -123,8 +123,10 @@ class Queue:
         if self._worker is None and not self._start():
             return
         self._idle = False
-        with suppress(RuntimeError):  # it was released already: the worker is about to look
+        try:  # noqa: SIM105 - suppress() takes a microsecond, and callers wait for it
             self._signal.release()
+        except RuntimeError:  # it was released already: the worker is about to look
+            pass
 
     def _start(self) -> bool:
         if not self._starting.acquire(blocking=False):

@@ -306,7 +306,7 @@ class Emitter:
         cells = self._per_thread.cells
         if route is not None and route.sinks:
             event = operation.build()  # now: its results will be set later
-            ids, tags, time_ns = self.ids, operation.tags, operation.start_ns
+            ids, tags, time_ns = self.ids, operation.extras.tags, operation.start_ns
             sequence = ids.next_sequence()
             self._deliver(
                 route, Envelope(event, route.severity, tags, time_ns, sequence, ids, operation, operation, START), cells
@@ -348,7 +348,7 @@ class Emitter:
         event = operation.build() if self.strict or not operation.spec.is_plain else None
         time_ns = operation.start_ns + operation.duration_ns
         self._deliver(
-            route, Envelope(event, route.severity, operation.tags, time_ns, sequence, ids, operation, operation), cells
+            route, Envelope(event, route.severity, operation.extras.tags, time_ns, sequence, ids, operation, operation), cells
         )
         if began:
             self.emit_times.add(self.monotonic_ns() - began)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from eventcore.context import Scope, parse_id
+from eventcore.context import Carried, Scope, parse_id
 from eventcore.envelope import Envelope
 from eventcore.events import Category, Event, Operation, Severity
 from eventcore.fields import unset
 from eventcore.ids import Ids
 from eventcore.journal import JournalRow
 from eventcore.journal_json import decode, encode
+from eventcore.operation import Extras
 from eventcore.redaction import scrub_mapping, scrub_text
 from eventcore.vocabulary import AdHocEvent, AdHocOperation
 
@@ -102,6 +103,7 @@ class ReplayedOperation(Scope):
     """What an envelope of a replayed operation refers to; has the facts that a live one has after its end."""
 
     is_open = False
+    extras = Extras()
     event_type: type[Event]
     fields: Mapping[str, Any]
     tags: Sequence[str]
@@ -254,10 +256,7 @@ def _scope(stored: Mapping[str, Any]) -> Scope:
         _number(stored["span_id"], 16),
         stored["sampled"],
         None,
-        stored["bound"],
-        stored["correlation_id"],
-        stored["baggage"],
-        stored["tracestate"],
+        Carried(stored["bound"], stored["correlation_id"], stored["baggage"], stored["tracestate"]),
         stored["is_remote"],
     )
 

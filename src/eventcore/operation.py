@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from traceback import TracebackException
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from eventcore.context import SCOPE, Scope, parse_id
+from eventcore.context import NOTHING_CARRIED, SCOPE, Carried, Scope, parse_id
 from eventcore.decoration import decorated
 from eventcore.errors import OperationMisuse, did_you_mean
 from eventcore.events import ENVELOPE_FACTS, OUTCOMES, Event, Operation, Severity
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from eventcore.emitter import Emitter
     from eventcore.event_spec import EventSpec
 
-__all__ = ["LiveOperation", "OperationTypes"]
+__all__ = ["NO_EXTRAS", "Extras", "LiveOperation", "OperationTypes"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 O = TypeVar("O", bound=Operation)  # noqa: E741 - O as in operation
@@ -46,37 +46,49 @@ class OperationTypes(dict[type[Event], "EventSpec"]):
         return spec
 
 
+class Extras:
+    """What few operations have: tags, an error, links, and what instrumented libraries gave their span."""
+
+    __slots__ = ("error", "error_type", "given", "invalid", "links", "span_attributes", "span_name", "tags")
+
+    def __init__(self) -> None:
+        self.tags: Sequence[str] = ()
+        self.given: BaseException | None = None  # to fail(), before the end
+        self.error: TracebackException | None = None
+        self.error_type: str | None = None
+        self.invalid: tuple[str, ...] = ()
+        self.links: tuple[tuple[int, int], ...] = ()
+        self.span_name: str | None = None
+        self.span_attributes: Mapping[str, Any] | None = None
+
+
+NO_EXTRAS = Extras()
+"""Those of all other operations; nobody may change it."""
+
+
 class LiveOperation(Scope, Generic[O]):
     """An operation between its start and its end; made by ``emitter.operation``.
 
-    It is its own scope: entering it is the hot path, and one object is cheaper than three. All of it is in slots:
-    workers ask for what most operations never have (errors, links), and from the class that takes six times as long.
+    It is its own scope: entering it is the hot path, and one object is cheaper than three. It waits in queues, and how
+    much memory it takes is how soon no cache holds it any more: what few operations have is in its ``extras``.
     """
 
     __slots__ = (
         "__weakref__",
-        "_bound",
         "_emitter",
-        "_error",
         "_foreign",
         "_started",
         "_token",
         "duration_ns",
-        "error",
-        "error_type",
         "event_type",
+        "extras",
         "fields",
-        "invalid",
         "is_open",
-        "links",
         "outcome",
         "parent_is_remote",
         "parent_span_id",
-        "span_attributes",
-        "span_name",
         "spec",
         "start_ns",
-        "tags",
     )
     is_remote = False
 
@@ -87,20 +99,13 @@ class LiveOperation(Scope, Generic[O]):
         self.event_type = event_type
         self.fields = fields
         self.start_ns = 0
-        self.tags: Sequence[str] = ()
         self.outcome: str | None = None
-        self.error_type: str | None = None
-        self.error: TracebackException | None = None
-        self.invalid: tuple[str, ...] = ()
-        self.links: tuple[tuple[int, int], ...] = ()
+        self.extras = NO_EXTRAS
         self.parent_span_id = 0
         self.parent_is_remote = False
         self.duration_ns = 0
         self.is_open = False
-        self.span_name: str | None = None  # that an instrumented library gave its span, where it is not the type's
-        self.span_attributes: Mapping[str, Any] | None = None  # what instrumented libraries put there beside its fields
-        self._bound = bound
-        self._error: BaseException | None = None
+        self.carried = Carried(bound) if bound else NOTHING_CARRIED  # of its own, until it is entered
         self._foreign: tuple[ContextProvider, Any] | None = None
         self._token: Token[Scope] | None = None
         self._started = -1
@@ -112,6 +117,53 @@ class LiveOperation(Scope, Generic[O]):
     def operation(self) -> LiveOperation[O]:  # type: ignore[override]  # in its own scope it is the operation
         """Itself: the innermost operation of this scope."""
         return self
+
+    # -- what few have -----------------------------------------------------------------------------------------------
+
+    def own_extras(self) -> Extras:
+        """Return its extras, to be changed."""
+        if self.extras is NO_EXTRAS:
+            self.extras = Extras()
+        return self.extras
+
+    @property
+    def tags(self) -> Sequence[str]:
+        """Its tags, which may be set until its end."""
+        return self.extras.tags
+
+    @tags.setter
+    def tags(self, tags: Sequence[str]) -> None:
+        self.own_extras().tags = tags
+
+    @property
+    def error(self) -> TracebackException | None:
+        """The error that it ended with, without locals."""
+        return self.extras.error
+
+    @property
+    def error_type(self) -> str | None:
+        """The name of that error's type."""
+        return self.extras.error_type
+
+    @property
+    def invalid(self) -> tuple[str, ...]:
+        """The names of results that were left out, as they were not valid."""
+        return self.extras.invalid
+
+    @property
+    def links(self) -> tuple[tuple[int, int], ...]:
+        """Other spans that it is linked to: pairs of trace and span id."""
+        return self.extras.links
+
+    @property
+    def span_name(self) -> str | None:
+        """What an instrumented library called its span, where that is not its type's name."""
+        return self.extras.span_name
+
+    @property
+    def span_attributes(self) -> Mapping[str, Any] | None:
+        """What instrumented libraries put on its span beside its fields."""
+        return self.extras.span_attributes
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -141,10 +193,10 @@ class LiveOperation(Scope, Generic[O]):
             bound = emitter.trace_bound
             self.sampled = bound == _ALL or (trace_id & 0xFFFFFFFFFFFFFFFF) < bound
         self.span_id = random_bits(64) or 1
-        self.bound = parent.bound if not self._bound else {**parent.bound, **self._bound}
-        self.correlation_id = parent.correlation_id
-        self.baggage = parent.baggage
-        self.tracestate = parent.tracestate
+        if self.carried is NOTHING_CARRIED:
+            self.carried = parent.carried
+        else:
+            self.carried = parent.carried.replace(bound={**parent.bound, **self.bound})
         began_ns = self._started
         self.start_ns = time_ns() if began_ns < 0 else time_ns() - monotonic_ns() + began_ns
         emitter.operation_started(self)
@@ -159,7 +211,7 @@ class LiveOperation(Scope, Generic[O]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is None:
-            error = self._error
+            error = self.extras.given
         if error is None:
             self._end("success", None)
         else:
@@ -178,7 +230,7 @@ class LiveOperation(Scope, Generic[O]):
 
         ``outcome`` is one of the four; by default ``failure`` after ``fail()`` or with an ``error``, else ``success``.
         """
-        error = error or self._error
+        error = error or self.extras.given
         if outcome is None:
             outcome = "success" if error is None else "failure"
         if outcome not in OUTCOMES:
@@ -224,9 +276,10 @@ class LiveOperation(Scope, Generic[O]):
 
     def _keep(self, error: BaseException) -> None:
         named = getattr(error, "error_type", None)
-        self.error_type = named if isinstance(named, str) and named else type(error).__qualname__
-        self.error = TracebackException.from_exception(error, capture_locals=False, lookup_lines=False)
-        self._error = None
+        extras = self.own_extras()
+        extras.error_type = named if isinstance(named, str) and named else type(error).__qualname__
+        extras.error = TracebackException.from_exception(error, capture_locals=False, lookup_lines=False)
+        extras.given = None
 
     def _ended_already(self) -> None:
         if self.outcome == "abandoned":  # by shutdown, most likely: its block is left later, and that is no mistake
@@ -279,7 +332,7 @@ class LiveOperation(Scope, Generic[O]):
                 raise
             event, wrong, reason = salvage(self.event_type, self.fields, error)
             if not self.invalid:
-                self.invalid = wrong
+                self.own_extras().invalid = wrong
                 self._emitter.report_invalid(self.event_type, wrong, reason)
             return event
 
@@ -338,21 +391,20 @@ class LiveOperation(Scope, Generic[O]):
         self.trace_id, self.sampled = trace_id, is_sampled
         self.span_id = self._emitter.ids.random_bits(64) or 1
         self.parent_span_id, self.parent_is_remote = parent.span_id, parent.is_remote
-        self.bound, self.baggage = parent.bound, parent.baggage
-        self.correlation_id, self.tracestate = parent.correlation_id, parent.tracestate
+        self.carried = parent.carried
         self.start_ns, self.duration_ns = start_ns, duration_ns
         self.outcome = "success"
 
     def fail(self, error: BaseException) -> None:
         """Let it end as a failure although no exception leaves the block."""
         if not self._has_ended("fail() it before its end"):
-            self._error = error
+            self.own_extras().given = error
 
     def link(self, trace_id: str, span_id: str) -> None:
         """Link another span, by its ids (32 and 16 hexadecimal digits)."""
         ids = (parse_id(trace_id, 32), parse_id(span_id, 16))
         if not self._has_ended("link() it before its end"):
-            self.links = (*self.links, ids)
+            self.own_extras().links = (*self.links, ids)
 
     def _has_ended(self, remedy: str) -> bool:
         """Whether it has ended, which is misuse."""
@@ -377,7 +429,7 @@ class LiveOperation(Scope, Generic[O]):
         """Wrap ``function`` so that each call of it is an operation of its own."""
 
         def fresh() -> LiveOperation[O]:
-            return LiveOperation(self._emitter, self.event_type, dict(self.fields), self._bound)
+            return LiveOperation(self._emitter, self.event_type, dict(self.fields), self.bound)
 
         return decorated(function, fresh)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from eventcore.context import NOTHING_CARRIED
 from eventcore.fields import unset
+from eventcore.operation import NO_EXTRAS
 from eventcore.redaction import REDACTED, scrub, scrub_error
 
 if TYPE_CHECKING:
@@ -46,9 +48,9 @@ def redact(envelope: Envelope) -> None:
 def _is_surrounded(envelope: Envelope) -> bool:
     """Whether there is more than the payload that secrets may be in."""
     scope, span = envelope.scope, envelope.span
-    if envelope.tags or scope.bound or scope.correlation_id or scope.baggage:
+    if envelope.tags or scope.carried is not NOTHING_CARRIED:
         return True
-    return span is not None and bool(span.error or span.invalid or span.span_attributes or span.span_name)
+    return span is not None and span.extras is not NO_EXTRAS
 
 
 def _redact_around(envelope: Envelope) -> list[str]:
@@ -78,10 +80,10 @@ def _redact_span(span: LiveOperation[Any]) -> list[str]:
     name, attributes = scrub(span.span_name), scrub(span.span_attributes)
     changed = []
     if name is not span.span_name:
-        span.span_name = name
+        span.own_extras().span_name = name
         changed.append("span_name")
     if attributes is not span.span_attributes:
-        span.span_attributes = attributes
+        span.own_extras().span_attributes = attributes
         changed.append("span_attributes")
     return changed
 
