@@ -153,9 +153,9 @@ class Emitter:
         if tags is not NO_TAGS:
             tags = as_tags(tags)
         try:
-            route = self._own[event.__class__] if severity is None else self._routes[event.__class__, severity]
+            route = self._own[type(event)] if severity is None else self._routes[type(event), severity]
         except KeyError:
-            route = self._routes[event.__class__, None]
+            route = self._routes[type(event), None]
         if route.sinks:
             cells = self._per_thread.cells
             if route.direct is not None and cells.handling is None:

@@ -72,7 +72,7 @@ class Envelope:
         phase: str = "end",
     ) -> None:
         self._event = event
-        self.event_type: type[Event] = span.event_type if event is None else event.__class__  # type: ignore[union-attr]  # one of the two
+        self.event_type: type[Event] = span.event_type if event is None else type(event)  # type: ignore[union-attr]  # one of the two
         self._fields: Mapping[str, Any] | None = None
         self.severity = severity
         self.tags = tags
