@@ -55,6 +55,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 H = TypeVar("H", bound="MutableMapping[str, str]")
 
+
 class Carried:
     """What every scope hands on to those inside it as it is: one object, since most operations change none of it."""
 

@@ -346,10 +346,8 @@ class Emitter:
         sequence = next_sequence()
         began = 0 if sequence & self.timed_mask else self.monotonic_ns()
         event = operation.build() if self.strict or not operation.spec.is_plain else None
-        time_ns = operation.start_ns + operation.duration_ns
-        self._deliver(
-            route, Envelope(event, route.severity, operation.extras.tags, time_ns, sequence, ids, operation, operation), cells
-        )
+        tags, time_ns = operation.extras.tags, operation.start_ns + operation.duration_ns
+        self._deliver(route, Envelope(event, route.severity, tags, time_ns, sequence, ids, operation, operation), cells)
         if began:
             self.emit_times.add(self.monotonic_ns() - began)
 

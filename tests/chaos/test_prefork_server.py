@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -14,6 +11,7 @@ from collections import Counter
 import pytest
 
 from tests.chaos.account import PROGRAMS
+from tests.support.gunicorn import gunicorn_in
 
 REQUESTS = 120
 
@@ -21,30 +19,13 @@ REQUESTS = 120
 @pytest.fixture
 def gunicorn(tmp_path, monkeypatch):
     """Return a function that starts gunicorn in ``tmp_path`` and returns its process and address."""
-    pytest.importorskip("gunicorn")
-    started = []
+    with gunicorn_in(tmp_path, "gunicorn_app:application", PROGRAMS, 2) as start:
 
-    def start(*options, delivery):
-        monkeypatch.setenv("PREFORK_DELIVERY", delivery)
-        listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with listener, (tmp_path / "gunicorn.log").open("w") as errors:
-            command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}", "--pythonpath"]
-            command += [str(PROGRAMS), "--preload", "--workers", "2", "--no-control-socket", *options]
-            process = subprocess.Popen(
-                [*command, "gunicorn_app:application"],
-                cwd=tmp_path,
-                stderr=errors,
-                pass_fds=[listener.fileno()],
-            )
-        started.append(process)
-        return process, address
+        def with_delivery(*options, delivery):
+            monkeypatch.setenv("PREFORK_DELIVERY", delivery)
+            return start(*options)
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.wait(10)
+        yield with_delivery
 
 
 def ask(address, numbers):

@@ -1,4 +1,3 @@
-import csv
 import json
 
 import numpy as np
@@ -7,6 +6,7 @@ from typer.testing import CliRunner
 
 from router.cli import app
 from router.model_file import BUNDLED_PROMPT_MODEL, load_prompt_model, save_prompt_model
+from tests.support.pairs import rows_by_length, write_pairs
 
 pytest.importorskip("sklearn", reason="needs the extra eval")
 
@@ -16,18 +16,7 @@ runner = CliRunner()
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """Return a table of made-up pairs: two domains, the weak model fails on long prompts and in one domain."""
-    random = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["domain", "prompt", "weak_correct", "strong_correct"])
-        for number in range(240):
-            domain = "ab"[number % 2]
-            words = int(random.integers(4, 40))
-            prompt = f"{number} " + " ".join(f"{domain}{random.integers(60)}" for _ in range(words))
-            weak = random.uniform() < (0.9 if domain == "a" else 0.3) - 0.01 * words
-            writer.writerow([domain, prompt, weak, random.uniform() < 0.95])
-    return path
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "pairs.csv", rows_by_length(240))
 
 
 @pytest.fixture(scope="module")

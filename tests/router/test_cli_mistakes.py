@@ -1,51 +1,28 @@
-import csv
 import json
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
 from router.model_file import BUNDLED_MODEL, BUNDLED_PROMPT_MODEL
+from tests.support.pairs import COLUMNS, rows_by_chance, write_pairs
 
 runner = CliRunner()
-
-COLUMNS = ["domain", "prompt", "weak_correct", "strong_correct"]
-
-
-def _rows(count, weak=0.6, strong=0.9, domains=2):
-    random = np.random.default_rng(0)
-    return [
-        [
-            "abc"[number % domains],
-            f"{number} " + " ".join(f"w{random.integers(60)}" for _ in range(int(random.integers(2, 20)))),
-            random.uniform() < weak,
-            random.uniform() < strong,
-        ]
-        for number in range(count)
-    ]
-
-
-def _write(path, rows, columns=COLUMNS):
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Return a folder with one good table and many that are not."""
     folder = tmp_path_factory.mktemp("tables")
-    rows = _rows(80)
-    _write(folder / "good.csv", rows)
-    _write(folder / "three.csv", rows[:3])
-    _write(folder / "header.csv", [])
-    _write(folder / "columns.csv", [row[:3] for row in rows], COLUMNS[:3])
-    _write(folder / "nan.csv", [[*row[:3], "NaN"] for row in rows])
-    _write(folder / "always.csv", [[*row[:2], True, True] for row in rows])
-    _write(folder / "needed.csv", [[*row[:2], False, True] for row in rows])
-    _write(folder / "equal.csv", [["a", "the same", *row[2:]] for row in rows])
+    rows = rows_by_chance(80)
+    write_pairs(folder / "good.csv", rows)
+    write_pairs(folder / "three.csv", rows[:3])
+    write_pairs(folder / "header.csv", [])
+    write_pairs(folder / "columns.csv", [row[:3] for row in rows], COLUMNS[:3])
+    write_pairs(folder / "nan.csv", [[*row[:3], "NaN"] for row in rows])
+    write_pairs(folder / "always.csv", [[*row[:2], True, True] for row in rows])
+    write_pairs(folder / "needed.csv", [[*row[:2], False, True] for row in rows])
+    write_pairs(folder / "equal.csv", [["a", "the same", *row[2:]] for row in rows])
     (folder / "empty.csv").touch()
     (folder / "picture.csv").write_bytes(b"\x89PNG\r\n" + bytes(range(256)))
     (folder / "sub").mkdir()
@@ -140,8 +117,8 @@ def test_bytes_that_are_no_text_are_routed(folder):
 def test_what_a_small_table_does_not_allow_is_left_out(folder):
     """With 80 prompts a promise of 2 % is not shown, the others are; a domain without a gap is no way to split."""
     pytest.importorskip("sklearn", reason="needs the extra eval")
-    rows = [[*row[:2], True, True] if row[0] == "b" else row for row in _rows(160, weak=0.5)]
-    _write(folder / "half.csv", rows)
+    rows = [[*row[:2], True, True] if row[0] == "b" else row for row in rows_by_chance(160, weak=0.5)]
+    write_pairs(folder / "half.csv", rows)
     arguments = ["eval", str(folder / "half.csv"), "--embedder", "hashing:64", "--splits", "1"]
     found = json.loads(runner.invoke(app, [*arguments, "--json"]).stdout)
     assert list(found["comparisons"]) == ["equal prompts on one side"]

@@ -1,4 +1,3 @@
-import csv
 import hashlib
 import json
 from dataclasses import replace
@@ -20,6 +19,7 @@ from router.model_file import (
 )
 from router.model_store import read_model, write_model
 from router.prompts import embed_chunks
+from tests.support.pairs import rows_by_chance, write_pairs
 
 runner = CliRunner()
 
@@ -29,15 +29,8 @@ PROMPTS = ["What is 12 times 7?", "Name the capital of France.", "Write a sort i
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """Return a table of 200 short prompts on which both models are right now and then."""
-    random = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["domain", "prompt", "weak_correct", "strong_correct"])
-        for number in range(200):
-            words = " ".join(f"w{random.integers(60)}" for _ in range(int(random.integers(2, 30))))
-            writer.writerow(["a", f"{number} {words}?", random.uniform() < 0.7, random.uniform() < 0.9])
-    return path
+    rows = rows_by_chance(200, weak=0.7, domains=1)
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "pairs.csv", rows)
 
 
 @pytest.fixture(scope="module")

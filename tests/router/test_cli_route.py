@@ -1,4 +1,3 @@
-import csv
 import json
 
 import numpy as np
@@ -9,6 +8,7 @@ from router.cli import app
 from router.model_file import load_prompt_model
 from router.prompts import SURFACE_NAMES
 from router.uncertainty import wilson_interval
+from tests.support.pairs import rows_by_length, write_pairs
 
 runner = CliRunner()
 
@@ -18,19 +18,9 @@ POLICIES = {"alpha": 0.2, "threshold": 0.5, "share": 0.3, "budget": 4.0}
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Return the file of a model trained on made-up pairs: the weak model fails on long prompts, and in one domain."""
-    random = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("pairs")
-    with (folder / "pairs.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["domain", "prompt", "weak_correct", "strong_correct"])
-        for number in range(480):
-            domain = "ab"[number % 2]
-            words = int(random.integers(4, 40))
-            prompt = f"{number} " + " ".join(f"{domain}{random.integers(60)}" for _ in range(words))
-            weak = random.uniform() < (0.9 if domain == "a" else 0.3) - 0.01 * words
-            writer.writerow([domain, prompt, weak, random.uniform() < 0.95])
-    path = folder / "model.safetensors"
-    done = runner.invoke(app, ["train", str(folder / "pairs.csv"), "--out", str(path), "--embedder", "hashing:64"])
+    table = write_pairs(tmp_path_factory.mktemp("pairs") / "pairs.csv", rows_by_length(480))
+    path = table.parent / "model.safetensors"
+    done = runner.invoke(app, ["train", str(table), "--out", str(path), "--embedder", "hashing:64"])
     assert done.exit_code == 0, done.output
     return path
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 
 from router.history import History, Known
 from router.waiting import LINGER_S
+from tests.support.gunicorn import gunicorn_in
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "feedback_worker.py"
 
@@ -131,26 +131,8 @@ def test_of_many_processes_with_the_same_feedback_one_is_heard(workers, tmp_path
 @pytest.fixture
 def gunicorn(tmp_path):
     """Start gunicorn with three preloaded workers in ``tmp_path``; return its process and address."""
-    pytest.importorskip("gunicorn")
-    started = []
-
-    def start():
-        listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with listener, (tmp_path / "gunicorn.log").open("a") as errors:
-            command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}", "--pythonpath"]
-            command += [str(PROGRAM.parent), "--preload", "--workers", "3", "--no-control-socket"]
-            process = subprocess.Popen(
-                [*command, "feedback_app:application"], cwd=tmp_path, stderr=errors, pass_fds=[listener.fileno()]
-            )
-        started.append(process)
-        return process, address
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait(10)
+    with gunicorn_in(tmp_path, "feedback_app:application", PROGRAM.parent, 3) as start:
+        yield start
 
 
 @pytest.mark.slow
