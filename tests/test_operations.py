@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError, field_validator
 
 import eventcore as ec
-from eventcore.context import ROOT, current_scope
+from eventcore.context import NOTHING_CARRIED, ROOT, current_scope
+from eventcore.operation import NO_EXTRAS
 from tests.support.handlers import Clock, Collect, CollectStarts
 
 
@@ -753,3 +754,35 @@ def test_open_operations_are_bounded(emitter, handler, monkeypatch):
     assert [op.outcome for op in operations] == ["abandoned", "abandoned", None, None, None]
     assert len(emitter.open_operations()) == 3
     assert emitter.ledger().operations["abandoned"] == 2
+
+
+# -- what few operations have ------------------------------------------------------------------------------------------
+
+
+def test_an_operation_without_anything_unusual_has_no_object_of_its_own_for_that(emitter, handler):
+    """Bound fields and what few operations have cost the others nothing: they share what says that there is none."""
+    plain = emitter.operation(Charge)
+    with plain, emitter.operation(Charge) as inner:
+        pass
+    assert plain.extras is inner.extras is NO_EXTRAS
+    assert plain.carried is inner.carried is NOTHING_CARRIED
+    assert [e.error_type for e in handler.got] == [None, None]
+
+
+def test_what_one_operation_has_is_not_seen_on_another(emitter, handler):
+    """Tags, errors, links, invalid results and bound fields stay with the operation that they were given to."""
+    with ec.bound(tenant="acme"), emitter.operation(Charge) as outer:
+        outer.tags = ("vip",)
+        outer.link("1" * 32, "2" * 16)
+        with emitter.operation(Charge, attempts="many") as inner:
+            pass
+        outer.fail(Boom())
+    assert [dict(e.payload) for e in handler.got if e.name == "shop.charge"] == [{"provider": "stripe"}] * 2
+    assert (outer.tags, outer.error_type, len(outer.links), outer.invalid) == (("vip",), "Boom", 1, ())
+    assert (inner.tags, inner.error_type, inner.links, inner.invalid) == ((), None, (), ("attempts",))
+    assert inner.bound is outer.bound
+    with emitter.operation(Charge) as after:
+        pass
+    assert after.extras is NO_EXTRAS
+    assert (after.tags, after.error, after.error_type, after.links, after.invalid) == ((), None, None, (), ())
+    assert after.bound == {}
