@@ -75,6 +75,15 @@ def test_routes_are_compiled_once(emitter):
     assert asked == {("Paid", "INFO"): 1, ("Paid", "ERROR"): 1}
 
 
+def test_routes_of_many_types_share_the_sink_of_a_handler(emitter):
+    """A handler has one sink, however many types come to it: an emit finds in the caches what another has called."""
+    inline(emitter)
+    for event in (Paid(), Refused()):
+        emitter.emit(event)
+    (paid,), (refused,) = emitter._own[Paid].calls, emitter._own[Refused].calls
+    assert paid is refused
+
+
 def test_routes_are_compiled_anew_when_handlers_change(emitter):
     """When handlers change, the next event takes the new route."""
     first = inline(emitter)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from eventcore.errors import ConfigurationError
@@ -142,6 +143,7 @@ class Routes(dict[tuple[Any, Any], Route]):
         self._attachments = tuple(attachments) if is_enabled else ()
         self._is_enabled = is_enabled
         self._ledger = ledger
+        self._known: dict[Sink, Sink] = {}  # a look-up of a bound method makes another one: all routes share the first
         self.own: dict[type[Event], Route] = {}
         self.starts: dict[type[Event], Route | None] = {}
 
@@ -202,7 +204,7 @@ class Routes(dict[tuple[Any, Any], Route]):
                 accepted.append(attachment.name)
                 if not counts_itself:
                     derived.append(attachment.name)
-            sinks.append((sink, attachment))
+            sinks.append((self._known.setdefault(sink, sink) if sink.__class__ is MethodType else sink, attachment))
         durable = spec.durable and phase is not START
         if durable and self._is_enabled and not any(a.takes_durably(accepted) for _, a in sinks):
             raise ConfigurationError(
