@@ -152,12 +152,12 @@ class OpenTelemetryContext:
         if not found.is_valid:
             return None
         state = found.trace_state.to_header() if found.trace_state else None
-        return Scope(  # not here.replace(), which takes 2 µs longer
+        return Scope(
             found.trace_id,
             found.span_id,
             bool(found.trace_flags & TraceFlags.SAMPLED),
             None,
-            here.carried if here.tracestate == state else here.carried.replace(tracestate=state),
+            here.carried.with_tracestate(state),
             found.is_remote,
         )
 

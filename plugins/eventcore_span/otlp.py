@@ -13,7 +13,6 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any
 
-from eventcore.context import NOTHING_CARRIED
 from eventcore.fields import unset
 from eventcore.operation import NO_EXTRAS
 from eventcore.vocabulary import AdHocOperation
@@ -158,7 +157,7 @@ class _Prepared:
                 parts += (field.int_of[len(number)], number)
             else:
                 others.append(name)
-        if others or carried is not NOTHING_CARRIED or envelope.tags:
+        if others or envelope.tags or carried.bound or carried.correlation_id:
             rest = self._rest(others, values, envelope)
             if rest is None:
                 return None

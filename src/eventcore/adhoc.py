@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 from urllib.parse import unquote_plus
 
-from eventcore.context import SCOPE, parse_id
+from eventcore.context import SCOPE, Scope, parse_id
 from eventcore.decoration import decorated
 from eventcore.events import Category, Event, Operation, Severity
 from eventcore.in_use import get_emitter
@@ -128,7 +128,7 @@ def _emit_in(trace_id: str | None, event: Event, severity: Severity | str, tags:
     if here.trace_id == number:
         emitter.emit(event, severity=severity, tags=tags)
         return
-    token = SCOPE.set(here.replace(trace_id=number, span_id=0, operation=None))
+    token = SCOPE.set(Scope(number, 0, here.sampled, None, here.carried, here.is_remote))
     try:
         emitter.emit(event, severity=severity, tags=tags)
     finally:

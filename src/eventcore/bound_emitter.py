@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from eventcore.context import SCOPE
+from eventcore.context import NOTHING_CARRIED, SCOPE, Carried
 from eventcore.events import Operation
 from eventcore.operation import LiveOperation
 
@@ -28,6 +28,7 @@ class BoundEmitter:
     def __init__(self, emitter: Emitter, fields: Mapping[str, Any]) -> None:
         self._emitter = emitter
         self._fields = dict(fields)
+        self._carried = Carried(self._fields) if fields else NOTHING_CARRIED
 
     def emit(self, event: Event, *, severity: Severity | str | None = None, tags: Sequence[str] = ()) -> None:
         """Emit with the bound fields."""
@@ -51,7 +52,7 @@ class BoundEmitter:
 
     def operation(self, event_type: type[E], /, **fields: Any) -> LiveOperation[E]:
         """Return an operation that has the bound fields, and what is emitted inside it too."""
-        return LiveOperation(self._emitter, event_type, fields, self._fields)
+        return LiveOperation(self._emitter, event_type, fields, self._carried)
 
     def bind(self, **fields: Any) -> BoundEmitter:
         """Return an emitter with further fields bound."""
@@ -59,7 +60,7 @@ class BoundEmitter:
 
     def _scope(self) -> Scope:
         here = SCOPE.get()
-        return here.replace(bound={**here.bound, **self._fields})
+        return here.carrying(self._carried.inside(here.carried))
 
     def __repr__(self) -> str:
         return f"<{self._emitter!r} with {self._fields!r}>"

@@ -73,9 +73,26 @@ class Carried:
         self.baggage = baggage or {}
         self.tracestate = tracestate
 
-    def replace(self, **changes: Any) -> Carried:
-        """Return a copy with ``changes``."""
-        return Carried(**{slot: getattr(self, slot) for slot in Carried.__slots__} | changes)
+    def with_bound(self, fields: Mapping[str, Any], correlation_id: str | None = None) -> Carried:
+        """Return the same with further ``fields`` bound, and a correlation id if there is one."""
+        bound = {**self.bound, **fields}
+        return Carried(bound, correlation_id or self.correlation_id, self.baggage, self.tracestate)
+
+    def inside(self, outer: Carried) -> Carried:
+        """Return what is carried where these fields are bound inside a scope that carries ``outer``."""
+        return self if outer is NOTHING_CARRIED else outer.with_bound(self.bound)
+
+    def with_baggage(self, entries: Mapping[str, str]) -> Carried:
+        """Return the same with further baggage."""
+        if not entries:
+            return self
+        return Carried(self.bound, self.correlation_id, {**self.baggage, **entries}, self.tracestate)
+
+    def with_tracestate(self, tracestate: str | None) -> Carried:
+        """Return the same with the tracestate of another trace."""
+        if tracestate == self.tracestate:
+            return self
+        return Carried(self.bound, self.correlation_id, self.baggage, tracestate)
 
 
 NOTHING_CARRIED = Carried()
@@ -94,7 +111,7 @@ class Scope:
         sampled: bool = False,  # noqa: FBT001, FBT002 - positional on the hot path
         operation: LiveOperation[Any] | None = None,
         carried: Carried = NOTHING_CARRIED,
-        is_remote: bool = False,  # noqa: FBT001, FBT002 - positional on the hot path
+        is_remote: bool = False,  # noqa: FBT001, FBT002 - as above
     ) -> None:
         self.trace_id = trace_id
         self.span_id = span_id
@@ -128,15 +145,9 @@ class Scope:
         """The W3C ``traceparent`` header for outgoing calls, or None outside a trace."""
         return format_traceparent(self.trace_id, self.span_id, sampled=self.sampled) if self.trace_id else None
 
-    def replace(self, **changes: Any) -> Scope:
-        """Return a copy with ``changes``."""
-        carried = {name: changes.pop(name) for name in Carried.__slots__ if name in changes}
-        if carried:
-            changes["carried"] = self.carried.replace(**carried)
-        copy = Scope.__new__(Scope)
-        for slot in Scope.__slots__:
-            setattr(copy, slot, changes[slot] if slot in changes else getattr(self, slot))
-        return copy
+    def carrying(self, carried: Carried) -> Scope:
+        """Return the same scope, with something else to hand on."""
+        return Scope(self.trace_id, self.span_id, self.sampled, self.operation, carried, self.is_remote)
 
     def __repr__(self) -> str:
         return f"Scope({self.traceparent or 'no trace'}, bound={dict(self.bound)!r})"
@@ -236,8 +247,7 @@ def _entered(scope: Scope) -> Iterator[Scope]:
 def bound(*, correlation_id: str | None = None, **fields: Any) -> Iterator[Scope]:
     """Bind ``fields`` (and a correlation id) to everything emitted inside the ``with`` block."""
     here = SCOPE.get()
-    scope = here.replace(bound={**here.bound, **fields}, correlation_id=correlation_id or here.correlation_id)
-    with _entered(scope):
+    with _entered(here.carrying(here.carried.with_bound(fields, correlation_id))) as scope:
         yield scope
 
 
@@ -248,14 +258,15 @@ def bind_context(*, correlation_id: str | None = None, **fields: Any) -> None:
     ``bound``, ``continue_trace`` or ``baggage``. Other tasks and threads that run already do not see them.
     """
     here = SCOPE.get()
-    SCOPE.set(here.replace(bound={**here.bound, **fields}, correlation_id=correlation_id or here.correlation_id))
+    SCOPE.set(here.carrying(here.carried.with_bound(fields, correlation_id)))
 
 
 def unbind_context(*names: str) -> None:
     """Take ``names`` (``correlation_id`` may be one) off everything emitted here from now on; unknown ones too."""
     here = SCOPE.get()
     kept = {name: value for name, value in here.bound.items() if name not in names}
-    SCOPE.set(here.replace(bound=kept, correlation_id=None if "correlation_id" in names else here.correlation_id))
+    correlation_id = None if "correlation_id" in names else here.correlation_id
+    SCOPE.set(here.carrying(Carried(kept, correlation_id, here.baggage, here.tracestate)))
 
 
 @contextmanager
@@ -268,7 +279,8 @@ def baggage(**entries: str) -> Iterator[Scope]:
         if not is_baggage_name(name):
             raise ValueError(f"{name!r} cannot name baggage: use ASCII letters, digits, '_', '-' and '.'")
     here = SCOPE.get()
-    with _entered(here.replace(baggage={**here.baggage, **{name: str(value) for name, value in entries.items()}})) as s:
+    texts = {name: str(value) for name, value in entries.items()}
+    with _entered(here.carrying(here.carried.with_baggage(texts))) as s:
         yield s
 
 
@@ -304,10 +316,10 @@ def continue_trace(
                     parsed, tracestate = found, None
             elif len(traceparents) == 1:
                 parsed = parse_traceparent(traceparents[0]) or parsed
-    scope = here.replace(baggage={**here.baggage, **entries})
+    scope = here.carrying(here.carried.with_baggage(entries))
     if parsed is not None:
         trace_id, span_id, is_sampled = parsed
-        carried = scope.carried.replace(tracestate=parse_tracestate(tracestate))
+        carried = scope.carried.with_tracestate(parse_tracestate(tracestate))
         scope = Scope(trace_id, span_id, is_sampled, None, carried, is_remote=True)
     with _entered(scope):
         yield scope

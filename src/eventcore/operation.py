@@ -93,7 +93,7 @@ class LiveOperation(Scope, Generic[O]):
     is_remote = False
 
     def __init__(
-        self, emitter: Emitter, event_type: type[O], fields: dict[str, Any], bound: Mapping[str, Any] | None = None
+        self, emitter: Emitter, event_type: type[O], fields: dict[str, Any], carried: Carried = NOTHING_CARRIED
     ) -> None:
         self._emitter = emitter
         self.event_type = event_type
@@ -105,7 +105,7 @@ class LiveOperation(Scope, Generic[O]):
         self.parent_is_remote = False
         self.duration_ns = 0
         self.is_open = False
-        self.carried = Carried(bound) if bound else NOTHING_CARRIED  # of its own, until it is entered
+        self.carried = carried  # what is bound to it alone, until it is entered
         self._foreign: tuple[ContextProvider, Any] | None = None
         self._token: Token[Scope] | None = None
         self._started = -1
@@ -196,7 +196,7 @@ class LiveOperation(Scope, Generic[O]):
         if self.carried is NOTHING_CARRIED:
             self.carried = parent.carried
         else:
-            self.carried = parent.carried.replace(bound={**parent.bound, **self.bound})
+            self.carried = self.carried.inside(parent.carried)
         began_ns = self._started
         self.start_ns = time_ns() if began_ns < 0 else time_ns() - monotonic_ns() + began_ns
         emitter.operation_started(self)
@@ -429,7 +429,7 @@ class LiveOperation(Scope, Generic[O]):
         """Wrap ``function`` so that each call of it is an operation of its own."""
 
         def fresh() -> LiveOperation[O]:
-            return LiveOperation(self._emitter, self.event_type, dict(self.fields), self.bound)
+            return LiveOperation(self._emitter, self.event_type, dict(self.fields), self.carried)
 
         return decorated(function, fresh)
 

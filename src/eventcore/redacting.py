@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from eventcore.context import NOTHING_CARRIED
+from eventcore.context import NOTHING_CARRIED, Carried
 from eventcore.fields import unset
 from eventcore.operation import NO_EXTRAS
 from eventcore.redaction import REDACTED, scrub, scrub_error
@@ -48,9 +48,9 @@ def redact(envelope: Envelope) -> None:
 def _is_surrounded(envelope: Envelope) -> bool:
     """Whether there is more than the payload that secrets may be in."""
     scope, span = envelope.scope, envelope.span
-    if envelope.tags or scope.carried is not NOTHING_CARRIED:
-        return True
-    return span is not None and span.extras is not NO_EXTRAS
+    carried = scope.carried
+    is_bound = carried is not NOTHING_CARRIED and (carried.bound or carried.correlation_id or carried.baggage)
+    return bool(envelope.tags or is_bound) or (span is not None and span.extras is not NO_EXTRAS)
 
 
 def _redact_around(envelope: Envelope) -> list[str]:
@@ -62,7 +62,7 @@ def _redact_around(envelope: Envelope) -> list[str]:
     if baggage is not scope.baggage:
         changed.append("baggage")
     if changed:  # a copy: the scope itself is in force somewhere
-        envelope.scope = scope.replace(bound=bound, correlation_id=correlation_id, baggage=baggage)
+        envelope.scope = scope.carrying(Carried(bound, correlation_id, baggage, scope.tracestate))
     if tags is not envelope.tags:
         envelope.tags = tags
         changed.append("tags")
