@@ -27,8 +27,7 @@ class BoundEmitter:
 
     def __init__(self, emitter: Emitter, fields: Mapping[str, Any]) -> None:
         self._emitter = emitter
-        self._fields = dict(fields)
-        self._carried = Carried(self._fields) if fields else NOTHING_CARRIED
+        self._carried = Carried(dict(fields)) if fields else NOTHING_CARRIED
 
     def emit(self, event: Event, *, severity: Severity | str | None = None, tags: Sequence[str] = ()) -> None:
         """Emit with the bound fields."""
@@ -56,11 +55,11 @@ class BoundEmitter:
 
     def bind(self, **fields: Any) -> BoundEmitter:
         """Return an emitter with further fields bound."""
-        return BoundEmitter(self._emitter, {**self._fields, **fields})
+        return BoundEmitter(self._emitter, {**self._carried.bound, **fields})
 
     def _scope(self) -> Scope:
         here = SCOPE.get()
         return here.carrying(self._carried.inside(here.carried))
 
     def __repr__(self) -> str:
-        return f"<{self._emitter!r} with {self._fields!r}>"
+        return f"<{self._emitter!r} with {self._carried.bound!r}>"

@@ -28,6 +28,7 @@ from eventcore.misuse import Misuses
 from eventcore.operation import LiveOperation, OperationTypes
 from eventcore.recording import Recordings
 from eventcore.resource import Resource
+from eventcore.sampling import ALL_TRACES
 from eventcore.tags import NO_TAGS, as_tags
 from eventcore.timing import NOT_TIMED, EmitTimes
 from eventcore.vocabulary import HandlerChanged, InvalidResult
@@ -364,10 +365,9 @@ class Emitter:
         if len(self._open) <= MAX_OPEN_OPERATIONS:
             self.misuses.search(MAX_OPEN_OPERATIONS)
         else:
-            self._abandon(next(iter(self._open.values()), None))
-
-    def _abandon(self, operation: LiveOperation[Any] | None) -> bool:
-        return operation is not None and operation.abandon()
+            oldest = next(iter(self._open.values()), None)
+            if oldest is not None:
+                oldest.abandon()
 
     # -- handlers ----------------------------------------------------------------------------------------------------
 
@@ -420,7 +420,7 @@ class Emitter:
         """Ask every handler anew what it wants (called by one that has changed its mind)."""
         with self._attachments.changing:
             ratios = [getattr(a.handler, "sampling_ratio", None) for a in self._attachments.all]
-            self.trace_bound = int(max((r for r in ratios if r is not None), default=0.0) * (1 << 64))
+            self.trace_bound = int(max((r for r in ratios if r is not None), default=0.0) * ALL_TRACES)
             heed = [getattr(a.handler, "parent_based", None) for a in self._attachments.all]
             self.remote_bound = self.trace_bound if False in heed and True not in heed else None
             self._take(Routes(self._attachments.all, self._ledger, is_enabled=self._enabled))

@@ -22,6 +22,7 @@ from eventcore.envelope import Envelope
 from eventcore.field_spec import finite_values
 from eventcore.fields import unset
 from eventcore.handler import Handler
+from eventcore.sampling import ALL_TRACES
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -105,7 +106,7 @@ class _Stage(Emitter):
 
     def __init__(self, *, resource: Resource) -> None:
         super().__init__(resource=resource)
-        self.trace_bound = 1 << 64
+        self.trace_bound = ALL_TRACES
 
     def operation_started(self, operation: LiveOperation[Any]) -> None:
         """Announce nothing."""

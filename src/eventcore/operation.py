@@ -16,6 +16,7 @@ from eventcore.context import NOTHING_CARRIED, SCOPE, Carried, Scope, parse_id
 from eventcore.decoration import decorated
 from eventcore.errors import OperationMisuse, did_you_mean
 from eventcore.events import ENVELOPE_FACTS, OUTCOMES, Event, Operation, Severity
+from eventcore.sampling import ALL_TRACES, LOW_BITS
 from eventcore.validation import build, salvage
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ __all__ = ["NO_EXTRAS", "Extras", "LiveOperation", "OperationTypes"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 O = TypeVar("O", bound=Operation)  # noqa: E741 - O as in operation
-
-_ALL = 1 << 64
-"""The emitter's ``trace_bound`` where every trace is taken."""
 
 
 class OperationTypes(dict[type[Event], "EventSpec"]):
@@ -187,11 +185,11 @@ class LiveOperation(Scope, Generic[O]):
             if parent.is_remote:
                 self.parent_is_remote = True
                 if emitter.remote_bound is not None:  # no handler leaves the decision to the caller
-                    self.sampled = (trace_id & 0xFFFFFFFFFFFFFFFF) < emitter.remote_bound
+                    self.sampled = (trace_id & LOW_BITS) < emitter.remote_bound
         else:
             self.trace_id = trace_id = random_bits(128) or 1
             bound = emitter.trace_bound
-            self.sampled = bound == _ALL or (trace_id & 0xFFFFFFFFFFFFFFFF) < bound
+            self.sampled = bound == ALL_TRACES or (trace_id & LOW_BITS) < bound
         self.span_id = random_bits(64) or 1
         if self.carried is NOTHING_CARRIED:
             self.carried = parent.carried
@@ -215,7 +213,7 @@ class LiveOperation(Scope, Generic[O]):
         if error is None:
             self._end("success", None)
         else:
-            self._end("failure" if isinstance(error, Exception) else "cancelled", error)
+            self._end(_outcome_of(error), error)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -381,7 +379,7 @@ class LiveOperation(Scope, Generic[O]):
         start_ns = self.start_ns + began_ns - self._started
         step.was(self, self.trace_id, start_ns, ended_ns - began_ns, is_sampled=self.sampled)
         if error is not None:
-            step.outcome = "failure" if isinstance(error, Exception) else "cancelled"
+            step.outcome = _outcome_of(error)
             step._keep(error)
         emitter.operation_started(step)
         emitter.operation_ended(step)
@@ -438,3 +436,7 @@ class LiveOperation(Scope, Generic[O]):
         hidden = self.spec.sensitive
         shown = {key: "…" if key in hidden else value for key, value in self.fields.items()}
         return f"<operation {self.spec.name} {state} {shown!r}>"
+
+
+def _outcome_of(error: BaseException) -> str:
+    return "failure" if isinstance(error, Exception) else "cancelled"

@@ -24,6 +24,7 @@ from eventcore.errors import DefinitionError
 from eventcore.events import Event, Operation, Severity
 from eventcore.ledger import BundleKey
 from eventcore.operation import LiveOperation
+from eventcore.sampling import ALL_TRACES, LOW_BITS
 from eventcore.validation import build, salvage
 
 if TYPE_CHECKING:
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Bundle", "Past", "Recording", "Recordings"]
 
 V = TypeVar("V")
-ALL = 1 << 64
-"""The emitter's ``trace_bound`` where every trace is taken."""
-LOW = ALL - 1
-"""The bits of a trace id that decide whether it is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +215,9 @@ class Recordings:
         trace_id, is_sampled = parent.trace_id, parent.sampled
         if not trace_id:
             trace_id = emitter.ids.random_bits(128) or 1
-            is_sampled = emitter.trace_bound == ALL or (trace_id & LOW) < emitter.trace_bound
+            is_sampled = emitter.trace_bound == ALL_TRACES or (trace_id & LOW_BITS) < emitter.trace_bound
         elif parent.is_remote and emitter.remote_bound is not None:
-            is_sampled = (trace_id & LOW) < emitter.remote_bound
+            is_sampled = (trace_id & LOW_BITS) < emitter.remote_bound
         plan = self._plans[is_sampled].get(recording) or self._planned(recording, is_sampled=is_sampled)
         bundle = Bundle(plan, value, parent, trace_id)
         cells = self._per_thread.cells

@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
     Takes = Callable[[Envelope], bool]
 
-__all__ = ["Sampler", "TokenBucket"]
+__all__ = ["ALL_TRACES", "LOW_BITS", "Sampler", "TokenBucket"]
 
-_ALL = 1 << 64
-_LOW = _ALL - 1
+ALL_TRACES = 1 << 64
+"""The bound below which the low bits of every trace id are: all of them are recorded."""
+LOW_BITS = ALL_TRACES - 1
+"""The bits of a trace id that decide whether it is recorded."""
 
 
 class Sampler:
@@ -120,7 +122,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _at_random(share: float) -> Takes:
     """Draw each event; start and end of one operation share the draw, for which its random span id serves."""
-    bound = int(share * _ALL)
+    bound = int(share * ALL_TRACES)
 
     def takes(envelope: Envelope) -> bool:
         span = envelope.span
@@ -135,11 +137,11 @@ def _by_trace(share: float, ids: Ids) -> Takes:
     So at one ratio the lines that are kept belong to the spans that are kept, in every process of a trace. Outside a
     trace the event's own id decides, by its bits that differ from event to event.
     """
-    bound = int(share * _ALL)
+    bound = int(share * ALL_TRACES)
 
     def takes(envelope: Envelope) -> bool:
         trace_id = envelope.scope.trace_id
-        return ((trace_id & _LOW) if trace_id else _mixed(ids.salt + envelope.sequence)) < bound
+        return ((trace_id & LOW_BITS) if trace_id else _mixed(ids.salt + envelope.sequence)) < bound
 
     return takes
 
@@ -153,7 +155,7 @@ def _limited(share: Takes | None, bucket: TokenBucket) -> Takes:
 
 def _mixed(number: int) -> int:
     """Spread a counter evenly over 64 bits (the finalizer of SplitMix64, Steele et al. 2014)."""
-    number &= _LOW
-    number = ((number ^ number >> 30) * 0xBF58476D1CE4E5B9) & _LOW
-    number = ((number ^ number >> 27) * 0x94D049BB133111EB) & _LOW
+    number &= LOW_BITS
+    number = ((number ^ number >> 30) * 0xBF58476D1CE4E5B9) & LOW_BITS
+    number = ((number ^ number >> 27) * 0x94D049BB133111EB) & LOW_BITS
     return number ^ number >> 31

@@ -311,9 +311,8 @@ class History:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=self._busy_s, check_same_thread=False)
         try:
-            connection.execute(
-                "BEGIN"
-            )  # what is read of the file has to be of one moment: another process may be making it
+            # What is read of the file has to be of one moment: another process may be making it.
+            connection.execute("BEGIN")
             lacks_tables = self._lacks_tables(connection)
             connection.rollback()
             if lacks_tables:
