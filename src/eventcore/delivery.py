@@ -178,8 +178,11 @@ class Queue:
         return not self._closed
 
     def _drop(self, item: Envelope | Bundle, reason: str) -> None:
-        for event, phase in item.keys_for(self._name):
-            self._ledger.count(self._name, event, phase, reason)
+        *others, (event, phase) = item.keys_for(self._name)
+        for other in others:
+            self._ledger.count(self._name, *other, reason)
+        # The last thing, and after no loop: its end is where an interruption would find it counted, and not done.
+        self._ledger.count(self._name, event, phase, reason)
 
     # -- the worker --------------------------------------------------------------------------------------------------
 
