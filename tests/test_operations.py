@@ -11,7 +11,7 @@ from pydantic import ValidationError, field_validator
 
 import eventcore as ec
 from eventcore.context import NOTHING_CARRIED, ROOT, current_scope
-from eventcore.operation import NO_EXTRAS
+from eventcore.extras import NO_EXTRAS
 from tests.support.handlers import Clock, Collect, CollectStarts
 
 
@@ -748,12 +748,30 @@ def test_operations_cost_nothing_to_whom_nobody_listens(emitter):
 
 def test_open_operations_are_bounded(emitter, handler, monkeypatch):
     """Open operations have a limit: beyond it the oldest end as abandoned, and are counted."""
-    monkeypatch.setattr("eventcore.emitter.MAX_OPEN_OPERATIONS", 3)
-    emitter.misuses.watermark = 3
+    monkeypatch.setattr("eventcore.misuse.MAX_OPEN_OPERATIONS", 3)
+    emitter.watermark = 3
     operations = [emitter.operation(Charge, provider="stripe").__enter__() for _ in range(5)]
     assert [op.outcome for op in operations] == ["abandoned", "abandoned", None, None, None]
     assert len(emitter.open_operations()) == 3
     assert emitter.ledger().operations["abandoned"] == 2
+
+
+def test_handlers_that_come_and_go_count_from_then_on(emitter, handler):
+    """Who is attached when an operation starts hears of its start; who is when it ends, of its end."""
+    with emitter.operation(Charge):  # of this type one was under way before: what was decided for it is known
+        pass
+    operation = emitter.operation(Charge)
+    early = emitter.add_handler(CollectStarts(delivery="inline"))
+    with operation:
+        late = emitter.add_handler(Collect(delivery="inline"), name="late")
+        emitter.remove_handler(handler)
+    assert [e.phase for e in early.got] == ["start", "end"]
+    assert [e.phase for e in late.got] == ["end"]
+    assert [e.phase for e in handler.got] == ["end"]
+    with emitter.operation(Charge):
+        emitter.is_enabled = False
+    assert [e.phase for e in early.got] == ["start", "end", "start"]
+    assert emitter.ledger().is_settled
 
 
 # -- what few operations have ------------------------------------------------------------------------------------------

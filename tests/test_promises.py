@@ -325,7 +325,7 @@ def test_exporters_swap(tmp_path):
 def test_queues_and_open_operations_are_bounded(monkeypatch):
     """A queue and the table of open operations: each has a limit, a default, and a count of what met it."""
     assert ec.HandlerConfig().queue_size == 10_000
-    monkeypatch.setattr("eventcore.emitter.MAX_OPEN_OPERATIONS", 5)
+    monkeypatch.setattr("eventcore.misuse.MAX_OPEN_OPERATIONS", 5)
     held = Held(queue_size=3, batch_size=1, linger_s=0)
     with ec.Emitter() as emitter:
         emitter.add_handler(held, name="held")
@@ -334,7 +334,7 @@ def test_queues_and_open_operations_are_bounded(monkeypatch):
         for n in range(10):
             emitter.emit(Paid(amount=n))
         assert emitter.ledger().handler("held").dropped == {"full": 7}
-        emitter.misuses.watermark = 5  # from how many on the table is looked at
+        emitter.watermark = 5  # from how many on the table is looked at
         operations = [emitter.operation(Work, n=n).__enter__() for n in range(8)]
         for operation in reversed(operations):
             operation.suspend()

@@ -18,8 +18,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from eventcore.extras import NO_EXTRAS
 from eventcore.fields import unset
-from eventcore.operation import NO_EXTRAS
 from eventcore.redaction import scrub_text
 from eventcore_log.line import RESERVED, RESERVED_BY_OPERATIONS, Line, put, put_error, scrub
 from eventcore_log.shapes import START, Shape

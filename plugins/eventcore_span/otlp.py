@@ -13,8 +13,8 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any
 
+from eventcore.extras import NO_EXTRAS
 from eventcore.fields import unset
-from eventcore.operation import NO_EXTRAS
 from eventcore.vocabulary import AdHocOperation
 from eventcore_otlp import Frame, OtlpOptions, resource_attributes
 from eventcore_otlp.wire import attributes, delimited, double, fixed64, key_value, varint

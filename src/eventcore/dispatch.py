@@ -100,7 +100,7 @@ class Route:
     ``direct``: the only handler's own way for the event alone, and the key under which its successes are counted.
     """
 
-    __slots__ = ("calls", "direct", "done", "durable", "inline", "key", "redact", "severity", "sinks", "unsampled")
+    __slots__ = ("calls", "direct", "done", "durable", "inline", "key", "redact", "severity", "sinks")
 
     def __init__(
         self,
@@ -122,8 +122,6 @@ class Route:
         self.redact = redact
         self.durable = durable
         self.direct = direct
-        self.unsampled: Route | None = None
-        """The route for operations that are not recorded, once one was needed."""
 
     def __repr__(self) -> str:
         names = ", ".join(attachment.name for _, attachment in self.sinks)
@@ -134,8 +132,8 @@ class Routes(dict[tuple[Any, Any], Route]):
     """Routes by ``(event type, severity)``.
 
     Severity None means the type's own, ``START`` the start of an operation, ``Unsampled(…)`` its end in a trace that is
-    not recorded. What is asked for most has plain dictionaries beside it, which know what was asked for once: ``own``
-    the routes of types at their own severity, ``starts`` those of starting operations, None where nobody wants to know.
+    not recorded. What is asked for most has a plain dictionary beside it, which knows what was asked for once: ``own``,
+    the routes of types at their own severity.
     """
 
     def __init__(self, attachments: Sequence[Attachment], ledger: Ledger, *, is_enabled: bool = True) -> None:
@@ -145,7 +143,6 @@ class Routes(dict[tuple[Any, Any], Route]):
         self._ledger = ledger
         self._known: dict[Sink, Sink] = {}  # a look-up of a bound method makes another one: all routes share the first
         self.own: dict[type[Event], Route] = {}
-        self.starts: dict[type[Event], Route | None] = {}
 
     def __missing__(self, key: tuple[type[Event], Any]) -> Route:
         event_type, severity = key
@@ -159,7 +156,6 @@ class Routes(dict[tuple[Any, Any], Route]):
             if event_type.__event__.durable:
                 self[event_type, None]  # an operation that could not end durably must not start
             route = self._compile(event_type, event_type.__event__.severity, START)
-            self.starts[event_type] = route if route.sinks else None
         elif severity.__class__ is Unsampled:
             route = self._compile(event_type, severity.severity, "end", is_sampled=False)
         else:

@@ -16,7 +16,7 @@ from eventcore.catalog import Catalog
 from eventcore.closing import Closing
 from eventcore.context import SCOPE
 from eventcore.detours import Detours
-from eventcore.dispatch import START, Attachment, Route, Routes, Unsampled, Wanted
+from eventcore.dispatch import START, Attachment, Route, Routes, Wanted
 from eventcore.durable_emit import Durability
 from eventcore.envelope import Envelope
 from eventcore.events import Event, Operation, Severity
@@ -24,8 +24,8 @@ from eventcore.health_monitor import HealthMonitor
 from eventcore.ids import Clock, Ids, SystemClock
 from eventcore.last_resort import say_plainly
 from eventcore.ledger import Cells, Ledger, LedgerSnapshot
-from eventcore.misuse import Misuses
-from eventcore.operation import LiveOperation, OperationTypes
+from eventcore.misuse import FEW_OPEN, Misuses
+from eventcore.operation import LiveOperation
 from eventcore.recording import Recordings
 from eventcore.resource import Resource
 from eventcore.sampling import ALL_TRACES
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from eventcore.context import ContextProvider
     from eventcore.handler import Handler
     from eventcore.journal_config import JournalConfig
+    from eventcore.lanes import Lane
     from eventcore.plugins import Plugins
     from eventcore.recording import Recording
     from eventcore.service import Service
@@ -50,9 +51,6 @@ __all__ = ["Emitter"]
 
 E = TypeVar("E", bound=Operation)
 V = TypeVar("V")
-
-MAX_OPEN_OPERATIONS = 10_000
-"""Operations that are remembered as open; the oldest beyond that end as abandoned, so that a leak stays bounded."""
 
 
 class Emitter:
@@ -75,7 +73,6 @@ class Emitter:
         "_per_thread",
         "_recordings",
         "_routes",
-        "_starts",
         "_wanted",
         "catalog",
         "clock",
@@ -84,9 +81,9 @@ class Emitter:
         "emit_times",
         "health",
         "ids",
+        "lanes",
         "misuses",
         "monotonic_ns",
-        "operation_types",
         "plugins",
         "remote_bound",
         "resource",
@@ -97,6 +94,7 @@ class Emitter:
         "time_ns",
         "timed_mask",
         "trace_bound",
+        "watermark",
     )
 
     def __init__(
@@ -135,6 +133,8 @@ class Emitter:
         self._open: dict[int, LiveOperation[Any]] = {}
         self.context_provider: ContextProvider | None = None
         self.misuses = Misuses(self)
+        self.watermark = FEW_OPEN
+        """How many operations may be open before they are searched for dropped ones; moved by each search."""
         self.health = HealthMonitor(self)
         self.plugins: Plugins | None = None
         self.settings: Settings | None = None
@@ -300,12 +300,11 @@ class Emitter:
 
     def operation_started(self, operation: LiveOperation[Any]) -> None:
         """Remember an operation and announce its start to those who asked for it (called by the operation)."""
-        try:
-            route = self._starts[operation.event_type]
-        except KeyError:
-            route = self._routes[operation.event_type, START]
-        cells = self._per_thread.cells
-        if route is not None and route.sinks:
+        lane = operation.lane
+        if lane.routes is not self._routes:
+            lane = operation.lane = self._along(lane)
+        cells, route = self._per_thread.cells, lane.start
+        if route is not None:
             event = operation.build()  # now: its results will be set later
             ids, tags, time_ns = self.ids, operation.extras.tags, operation.start_ns
             sequence = ids.next_sequence()
@@ -315,29 +314,26 @@ class Emitter:
         cells.counts[self._ledger.started] += 1
         open_operations = self._open
         open_operations[operation.span_id] = operation
-        if len(open_operations) > self.misuses.watermark:
-            self._relieve()
+        if len(open_operations) > self.watermark:
+            self.misuses.relieve(open_operations)
 
     def operation_ended(self, operation: LiveOperation[Any]) -> None:
         """Emit an operation that has ended (called by the operation)."""
-        self._open.pop(operation.span_id, None)
-        ledger = self._ledger
+        try:  # noqa: SIM105 - no method call, and no suppress(), where callers wait
+            del self._open[operation.span_id]
+        except KeyError:
+            pass
         cells = self._per_thread.cells
         outcome = operation.outcome
-        event_type = operation.event_type
+        cells.counts[self._ledger.ended[outcome]] += 1
+        lane = operation.lane
+        if lane.routes is not self._routes:
+            lane = operation.lane = self._along(lane)
+        route = None
         if outcome == "success":
-            try:
-                route = self._own[event_type]
-            except KeyError:
-                route = self._routes[event_type, None]
-            cells.counts[ledger.succeeded] += 1
-        else:
-            route = self._routes[event_type, event_type.__event__.severity_of(outcome)]
-            cells.counts[ledger.ended[outcome]] += 1
-        if not operation.sampled:
-            if route.unsampled is None:
-                route.unsampled = self._routes[event_type, Unsampled(route.severity)]
-            route = route.unsampled
+            route = lane.success if operation.sampled else lane.unsampled_success
+        if route is None:
+            route = lane.end(outcome, is_sampled=operation.sampled)  # type: ignore[arg-type]  # it has ended
         if not route.sinks:
             if route.key.unsampled:
                 cells.counts[route.key] += 1
@@ -346,11 +342,16 @@ class Emitter:
         next_sequence = ids.next_sequence
         sequence = next_sequence()
         began = 0 if sequence & self.timed_mask else self.monotonic_ns()
-        event = operation.build() if self.strict or not operation.spec.is_plain else None
+        event = operation.build() if self.strict or not lane.is_plain else None
         tags, time_ns = operation.extras.tags, operation.start_ns + operation.duration_ns
         self._deliver(route, Envelope(event, route.severity, tags, time_ns, sequence, ids, operation, operation), cells)
         if began:
             self.emit_times.add(self.monotonic_ns() - began)
+
+    def _along(self, lane: Lane) -> Lane:
+        """Return the lane of a type along the routes of now."""
+        fresh = self.lanes[lane.event_type] = lane.along(self._routes)
+        return fresh
 
     def open_operations(self) -> tuple[LiveOperation[Any], ...]:
         """Return the operations that have started and not ended."""
@@ -359,15 +360,6 @@ class Emitter:
     def report_invalid(self, event_type: type[Event], fields: Sequence[str], reason: str) -> None:
         """Report values that were left out (called by the operation)."""
         self.emit(InvalidResult(operation=event_type.__event__.name, fields=list(fields), reason=reason))
-
-    def _relieve(self) -> None:
-        """Make room among many open operations: end those that were dropped, or the oldest."""
-        if len(self._open) <= MAX_OPEN_OPERATIONS:
-            self.misuses.search(MAX_OPEN_OPERATIONS)
-        else:
-            oldest = next(iter(self._open.values()), None)
-            if oldest is not None:
-                oldest.abandon()
 
     # -- handlers ----------------------------------------------------------------------------------------------------
 
@@ -426,9 +418,9 @@ class Emitter:
             self._take(Routes(self._attachments.all, self._ledger, is_enabled=self._enabled))
 
     def _take(self, routes: Routes) -> None:
-        self._routes, self._own, self._starts, self._wanted = routes, routes.own, routes.starts, Wanted(routes)
+        self._routes, self._own, self._wanted = routes, routes.own, Wanted(routes)
         self._recordings.take(routes)
-        self.operation_types = OperationTypes()  # anew, like the routes: it keeps types alive
+        self.lanes: dict[type[Event], Lane] = {}  # anew, like the routes: it keeps types alive
 
     def _report(self, handler: str, error: BaseException | None, what: str) -> None:
         """Tell the other handlers what became of one."""
@@ -456,7 +448,7 @@ class Emitter:
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until all that was accepted before is handed over; False if that took longer than ``timeout_s``."""
-        self.misuses.search(MAX_OPEN_OPERATIONS)
+        self.misuses.search()
         return self._attachments.flush(timeout_s)
 
     @property

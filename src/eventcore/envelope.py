@@ -11,6 +11,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from eventcore.fields import unset
+from eventcore.messages import filled_in
 from eventcore.redacting import redact
 from eventcore.redaction import scrub_error
 
@@ -72,7 +73,7 @@ class Envelope:
         phase: str = "end",
     ) -> None:
         self._event = event
-        self.event_type: type[Event] = span.event_type if event is None else type(event)  # type: ignore[union-attr]  # one of the two
+        self.event_type: type[Event] = span.lane.event_type if event is None else type(event)  # type: ignore[union-attr]  # one of the two
         self._fields: Mapping[str, Any] | None = None
         self.severity = severity
         self.tags = tags
@@ -107,7 +108,7 @@ class Envelope:
         fields = self._fields
         if fields is None:
             span, read = self.span, None
-            if self._event is None and span is not None and (exact := span.spec.exact) is not None:
+            if self._event is None and span is not None and (exact := span.lane.spec.exact) is not None:
                 read = exact.read(span.fields)
             if read is None:
                 read = self.event.__dict__
@@ -124,7 +125,7 @@ class Envelope:
         event = self._event  # not its class: pydantic's metaclass takes 0.1 µs for an attribute
         if event is None:
             assert self.span is not None  # noqa: S101 - as in event
-            return self.span.spec
+            return self.span.lane.spec
         return event.__event__
 
     @property
@@ -265,7 +266,7 @@ class Envelope:
         template = self.spec.start_message if self.is_start else self.spec.message_of(self.outcome)
         if template is None or "{" not in template:
             return template
-        return template.format_map(_Lookup(self))
+        return filled_in(template, self)
 
     def _once(self, key: str, make: Callable[[], T]) -> T:
         cache = self._cache
@@ -298,30 +299,3 @@ _FACTS: Mapping[str, Any] = {
     "time": lambda e: e.time_ns / 1e9,
     "trace_id": lambda e: e.trace_id,
 }
-
-
-class _Dash(str):
-    """Stands in a message for what has no value, whatever its format, attribute or index."""
-
-    __slots__ = ()
-
-    def __format__(self, _spec: str) -> str:
-        return "-"
-
-    def __getattr__(self, _name: str) -> _Dash:
-        return self
-
-    def __getitem__(self, _index: Any) -> _Dash:
-        return self
-
-
-class _Lookup(dict[str, Any]):
-    """Lets a message template name fields and envelope facts alike; what has no value shows as ``-``."""
-
-    def __init__(self, envelope: Envelope) -> None:
-        super().__init__()
-        self._envelope = envelope
-
-    def __missing__(self, key: str) -> Any:
-        value = self._envelope.get(key)
-        return _Dash("-") if value is unset or value is None else value

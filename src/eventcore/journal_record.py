@@ -17,11 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 from eventcore.context import Carried, Scope, parse_id
 from eventcore.envelope import Envelope
 from eventcore.events import Category, Event, Operation, Severity
+from eventcore.extras import Extras
 from eventcore.fields import unset
 from eventcore.ids import Ids
 from eventcore.journal import JournalRow
 from eventcore.journal_json import decode, encode
-from eventcore.operation import Extras
 from eventcore.redaction import scrub_mapping, scrub_text
 from eventcore.vocabulary import AdHocEvent, AdHocOperation
 

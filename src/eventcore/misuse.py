@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from eventcore.emitter import Emitter
     from eventcore.operation import LiveOperation
 
-__all__ = ["Misuses"]
+__all__ = ["FEW_OPEN", "Misuses"]
 
-FEW = 64
+FEW_OPEN = 64
 """Open operations that are not searched for dropped ones except when the emitter is flushed."""
+
+MAX_OPEN_OPERATIONS = 10_000
+"""Operations that are remembered as open; the oldest beyond that end as abandoned, so that a leak stays bounded."""
 
 
 class Misuses:
@@ -38,7 +41,6 @@ class Misuses:
     def __init__(self, emitter: Emitter) -> None:
         self._emitter = weakref.ref(emitter)
         self._counts: dict[tuple[str, str], int] = {}
-        self.watermark = FEW
         self._lock = threading.RLock()  # re-entrant: a finalizer or signal handler may report, too
 
     @property
@@ -59,11 +61,20 @@ class Misuses:
         if may_raise and emitter.strict:
             raise OperationMisuse(f"{operation.event_type.__qualname__} {what.replace('_', ' ')}; {remedy}")
 
-    def search(self, most: int) -> None:
+    def relieve(self, opened: Mapping[int, LiveOperation[Any]]) -> None:
+        """Make room where more operations are open than ``watermark``: end those that were dropped, or the oldest."""
+        if len(opened) <= MAX_OPEN_OPERATIONS:
+            self.search()
+        else:
+            oldest = next(iter(opened.values()), None)
+            if oldest is not None:
+                oldest.abandon()
+
+    def search(self) -> None:
         """End the operations that nobody can end any more as ``abandoned``.
 
-        The emitter calls it when it is flushed and when more than ``watermark`` operations are open. Twice as many as
-        are left then (at most ``most``) must be open before it is called again, so an operation's cost stays constant.
+        It is done when the emitter is flushed and when more operations than its ``watermark`` are open, which is then
+        set to twice as many as are left, so an operation's cost stays constant.
         """
         emitter = self._emitter()
         if emitter is None:
@@ -73,7 +84,7 @@ class Misuses:
             if _is_forsaken(held, index):
                 held[index].abandon("nothing refers to it any more; use a with block, or call end()")
         del held
-        self.watermark = min(most, max(FEW, 2 * len(emitter.open_operations())))
+        emitter.watermark = min(MAX_OPEN_OPERATIONS, max(FEW_OPEN, 2 * len(emitter.open_operations())))
 
     def after_fork(self) -> None:
         """Start anew in a forked child: a thread of the parent's may have held the lock."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from traceback import TracebackException
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from eventcore.context import NOTHING_CARRIED, SCOPE, Carried, Scope, parse_id
 from eventcore.decoration import decorated
 from eventcore.errors import OperationMisuse, did_you_mean
 from eventcore.events import ENVELOPE_FACTS, OUTCOMES, Event, Operation, Severity
+from eventcore.extras import NO_EXTRAS, Extras
+from eventcore.lanes import Lane
 from eventcore.sampling import ALL_TRACES, LOW_BITS
 from eventcore.validation import build, salvage
 
@@ -27,41 +29,14 @@ if TYPE_CHECKING:
     from eventcore.emitter import Emitter
     from eventcore.event_spec import EventSpec
 
-__all__ = ["NO_EXTRAS", "Extras", "LiveOperation", "OperationTypes"]
+__all__ = ["LiveOperation"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 O = TypeVar("O", bound=Operation)  # noqa: E741 - O as in operation
 
 
-class OperationTypes(dict[type[Event], "EventSpec"]):
-    """The specs of operation types by one look-up; pydantic's metaclass takes 0.1 µs for an attribute of a class."""
-
-    def __missing__(self, event_type: type[Event]) -> EventSpec:
-        spec: EventSpec | None = getattr(event_type, "__event__", None)
-        if spec is None or not spec.is_operation:
-            raise TypeError(f"{event_type!r} is no ec.Operation with a name, so it cannot be started")
-        self[event_type] = spec
-        return spec
-
-
-class Extras:
-    """What few operations have: tags, an error, links, and what instrumented libraries gave their span."""
-
-    __slots__ = ("error", "error_type", "given", "invalid", "links", "span_attributes", "span_name", "tags")
-
-    def __init__(self) -> None:
-        self.tags: Sequence[str] = ()
-        self.given: BaseException | None = None  # to fail(), before the end
-        self.error: TracebackException | None = None
-        self.error_type: str | None = None
-        self.invalid: tuple[str, ...] = ()
-        self.links: tuple[tuple[int, int], ...] = ()
-        self.span_name: str | None = None
-        self.span_attributes: Mapping[str, Any] | None = None
-
-
-NO_EXTRAS = Extras()
-"""Those of all other operations; nobody may change it."""
+_scope_here, _enter_scope, _leave_scope = SCOPE.get, SCOPE.set, SCOPE.reset
+"""By names of their own: CPython 3.11 makes a bound method for each call of a method of what was imported."""
 
 
 class LiveOperation(Scope, Generic[O]):
@@ -78,14 +53,13 @@ class LiveOperation(Scope, Generic[O]):
         "_started",
         "_token",
         "duration_ns",
-        "event_type",
         "extras",
         "fields",
         "is_open",
+        "lane",
         "outcome",
         "parent_is_remote",
         "parent_span_id",
-        "spec",
         "start_ns",
     )
     is_remote = False
@@ -94,7 +68,6 @@ class LiveOperation(Scope, Generic[O]):
         self, emitter: Emitter, event_type: type[O], fields: dict[str, Any], carried: Carried = NOTHING_CARRIED
     ) -> None:
         self._emitter = emitter
-        self.event_type = event_type
         self.fields = fields
         self.start_ns = 0
         self.outcome: str | None = None
@@ -107,14 +80,30 @@ class LiveOperation(Scope, Generic[O]):
         self._foreign: tuple[ContextProvider, Any] | None = None
         self._token: Token[Scope] | None = None
         self._started = -1
-        self.spec = spec = emitter.operation_types[event_type]
-        if not spec.names.issuperset(fields):
-            self._refuse(fields)
+        try:
+            lane = emitter.lanes[event_type]
+        except KeyError:
+            lane = emitter.lanes[event_type] = Lane(event_type)
+        self.lane = lane
+        names = lane.names
+        for name in fields:
+            if name not in names:
+                self._refuse(fields)
 
     @property
     def operation(self) -> LiveOperation[O]:  # type: ignore[override]  # in its own scope it is the operation
         """Itself: the innermost operation of this scope."""
         return self
+
+    @property
+    def event_type(self) -> type[O]:
+        """Its type."""
+        return cast("type[O]", self.lane.event_type)
+
+    @property
+    def spec(self) -> EventSpec:
+        """The facts of its type."""
+        return self.lane.spec
 
     # -- what few have -----------------------------------------------------------------------------------------------
 
@@ -171,7 +160,7 @@ class LiveOperation(Scope, Generic[O]):
                 f"{self.event_type.__qualname__} was started already; call emitter.operation() for another"
             )
         emitter = self._emitter
-        parent = SCOPE.get()
+        parent = _scope_here()
         provider = emitter.context_provider
         if provider is not None:
             parent = provider.parent(parent) or parent
@@ -198,7 +187,7 @@ class LiveOperation(Scope, Generic[O]):
         began_ns = self._started
         self.start_ns = time_ns() if began_ns < 0 else time_ns() - monotonic_ns() + began_ns
         emitter.operation_started(self)
-        self._token = SCOPE.set(self)
+        self._token = _enter_scope(self)
         if provider is not None:
             self._foreign = (provider, provider.enter(self))
         self.is_open = True
@@ -210,10 +199,25 @@ class LiveOperation(Scope, Generic[O]):
     ) -> None:
         if error is None:
             error = self.extras.given
-        if error is None:
-            self._end("success", None)
-        else:
-            self._end(_outcome_of(error), error)
+        if error is not None or self._foreign is not None or not self.is_open:
+            self._end("success" if error is None else _outcome_of(error), error)
+            return
+        # The way of nearly all, in one piece: each further function is more for a cold cache to fetch.
+        emitter = self._emitter
+        monotonic_ns = emitter.monotonic_ns
+        self.duration_ns = monotonic_ns() - self._started
+        self.is_open = False
+        is_left = True
+        if self._token is not None:
+            try:
+                _leave_scope(self._token)
+                self._token = None
+            except ValueError:
+                is_left = False
+        self.outcome = "success"
+        emitter.operation_ended(self)
+        if not is_left:
+            self._was_not_left()
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -269,8 +273,11 @@ class LiveOperation(Scope, Generic[O]):
             self._keep(error)
         emitter.operation_ended(self)
         if not is_left and outcome != "abandoned":
-            remedy = "end it in the context that entered it, or call suspend() there before"
-            emitter.misuses.report(self, "ended_elsewhere", remedy, may_raise=error is None)
+            self._was_not_left(error)
+
+    def _was_not_left(self, error: BaseException | None = None) -> None:
+        remedy = "end it in the context that entered it, or call suspend() there before"
+        self._emitter.misuses.report(self, "ended_elsewhere", remedy, may_raise=error is None)
 
     def _keep(self, error: BaseException) -> None:
         named = getattr(error, "error_type", None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eventcore.context import NOTHING_CARRIED, Carried
+from eventcore.extras import NO_EXTRAS
 from eventcore.fields import unset
-from eventcore.operation import NO_EXTRAS
 from eventcore.redaction import REDACTED, scrub, scrub_error
 
 if TYPE_CHECKING:
