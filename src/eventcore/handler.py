@@ -58,7 +58,7 @@ class HandlerConfig(BaseModel):
     )
     block_timeout_s: float = Field(1.0, gt=0, description="How long a caller waits with overflow = 'block'.")
     batch_size: int = Field(256, ge=1, description="Most envelopes handed over at once.")
-    linger_s: float = Field(0.02, ge=0, le=1, description="How long a worker waits for more before it starts a batch.")
+    linger_s: float = Field(0.05, ge=0, le=1, description="How long a worker waits for more before it starts a batch.")
 
     @field_validator("min_severity", "keep_from", mode="before")
     @classmethod

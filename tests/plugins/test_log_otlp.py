@@ -205,7 +205,7 @@ def test_records_are_bounded(monkeypatch):
 def test_opentelemetrys_variables_are_heeded(monkeypatch):
     """``OTEL_BLRP_*`` set the batches, unless the settings do; ``OTEL_SDK_DISABLED`` keeps all records back."""
     assert LogHandler(output="otlp").config.linger_s == 0.5
-    assert LogHandler().config.linger_s == 0.02
+    assert LogHandler().config.linger_s == 0.05
     monkeypatch.setenv("OTEL_BLRP_SCHEDULE_DELAY", "100")
     monkeypatch.setenv("OTEL_BLRP_MAX_QUEUE_SIZE", "77")
     config = LogHandler(output="otlp", batch_size=5).config
