@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 import eventcore as ec
@@ -21,7 +22,8 @@ from tests.benchmarks.receiver import Receiver
 from tests.benchmarks.work import QUEUE, ByHand, Ours, check_equal
 
 FLOOD_ROUNDS, FLOOD_CALLS = 15, 2_000
-PACED_ROUNDS, PACED_CALLS, PACED_PER_S = 5, 3_000, 1_000
+PACED_ROUNDS, PACED_SLICES, PACED_CALLS, PACED_PER_S = 5, 3, 1_000, 1_000
+COLD_ROUNDS, COLD_CALLS, COLD_BYTES = 9, 50, 64 * 1024 * 1024
 
 
 @contextlib.contextmanager
@@ -71,6 +73,20 @@ def paced(side: Ours | ByHand | Least, calls: int) -> list[int]:
     return took
 
 
+def cold(side: Ours | ByHand | Least, calls: int) -> list[int]:
+    """Return the caller's nanoseconds of each call, each after so much was read that no cache holds anything of it."""
+    gc.collect()
+    clock, work, took = time.perf_counter_ns, side.work, []
+    read = np.ones(COLD_BYTES // 8).sum
+    for _ in range(calls):
+        read()
+        start = clock()
+        work()
+        took.append(clock() - start)
+    side.flush()
+    return took
+
+
 def w_flood() -> list[Result]:
     rows = []
     for interop, reach in (("off", 1 / 10), ("on", 1 / 6)):
@@ -88,14 +104,31 @@ def w_flood() -> list[Result]:
     return rows
 
 
+def w_cold() -> list[Result]:
+    p50s = ([], [], [])
+    with both_sides() as (ours, by_hand):
+        least = Least()
+        flood(least, FLOOD_CALLS)
+        for _ in range(COLD_ROUNDS):
+            for place, side in enumerate((ours, by_hand, least)):
+                p50s[place].append(statistics.median(cold(side, COLD_CALLS)) / 1000)
+    return [
+        result("W, caller p50, with empty caches", p50s[0], "by hand", p50s[1], reach=None, note="shown"),
+        result("what it cannot do without, with empty caches", p50s[2], "by hand", p50s[1], reach=None, note="shown"),
+    ]
+
+
 def w_paced() -> list[Result]:
     p50s, p999s, longest = ([], [], []), ([], [], []), ([], [], [])
     with both_sides() as (ours, by_hand):
         least = Least()
         flood(least, FLOOD_CALLS)
         for _ in range(PACED_ROUNDS):
-            for place, side in enumerate((ours, by_hand, least)):
-                took = sorted(paced(side, PACED_CALLS))
+            rounds: tuple[list[int], ...] = ([], [], [])
+            for _ in range(PACED_SLICES):
+                for place, side in enumerate((ours, by_hand, least)):
+                    rounds[place].extend(paced(side, PACED_CALLS))
+            for place, took in enumerate(map(sorted, rounds)):
                 p50s[place].append(took[len(took) // 2] / 1000)
                 p999s[place].append(took[len(took) * 999 // 1000] / 1000)
                 longest[place].append(took[-1] / 1000)
@@ -158,4 +191,4 @@ def metrics() -> list[Result]:
     ]
 
 
-CASES = [w_flood, w_paced, metrics]
+CASES = [w_flood, w_paced, w_cold, metrics]
