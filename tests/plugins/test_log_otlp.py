@@ -150,7 +150,12 @@ VALUES = st.recursive(
 )
 
 
-@given(st.text(), st.dictionaries(st.text(min_size=1), VALUES, max_size=4), st.sampled_from(ec.Severity))
+RENAMED = {"error_type", "error_message", "exception"}
+"""What errors are told by, which OpenTelemetry has names of its own for: another test's matter."""
+KEYS = st.text(min_size=1).filter(lambda key: key not in RENAMED)
+
+
+@given(st.text(), st.dictionaries(KEYS, VALUES, max_size=4), st.sampled_from(ec.Severity))
 @settings(max_examples=150, deadline=None)
 def test_the_bytes_written_are_a_log_record(text, data, severity):
     """Whatever is logged, opentelemetry-proto reads the record and finds what the line says."""
