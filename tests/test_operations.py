@@ -12,7 +12,7 @@ from pydantic import ValidationError, field_validator
 import eventcore as ec
 from eventcore.context import NOTHING_CARRIED, ROOT, current_scope
 from eventcore.extras import NO_EXTRAS
-from tests.support.handlers import Clock, Collect, CollectStarts
+from tests.support.handlers import Clock, Collect, CollectStarts, Held, eventually
 
 
 class Charge(ec.Operation, name="shop.charge", category="integration"):
@@ -772,6 +772,91 @@ def test_handlers_that_come_and_go_count_from_then_on(emitter, handler):
         emitter.is_enabled = False
     assert [e.phase for e in early.got] == ["start", "end", "start"]
     assert emitter.ledger().is_settled
+
+
+# -- in queues ---------------------------------------------------------------------------------------------------------
+
+
+def test_all_workers_get_the_same_envelope_of_an_operation_and_let_it_go(emitter):
+    """An operation waits itself; its envelope is made when it is taken, once for all handlers, and kept by none."""
+    first, second = Held(delivery="queued", linger_s=0), Held(delivery="queued", linger_s=0)
+    emitter.add_handler(first, name="first")
+    with emitter.operation(Charge) as op:
+        pass
+    assert first.entered.wait(5)
+    assert op.is_taken
+    assert op.made is None, "its only worker has it"
+    emitter.add_handler(second, name="second")
+    with emitter.operation(Charge, provider="adyen") as op:
+        pass
+    assert second.entered.wait(5)
+    assert op.made is not None, "the first worker is still at the operation before, and will want it"
+    first.release.set()
+    second.release.set()
+    assert emitter.flush()
+    assert first.got[1] is second.got[0]
+    assert (first.got[1].payload, first.got[1].duration_s) == ({"provider": "adyen"}, 0)
+    assert op.made is None
+    gone = weakref.ref(op)
+    gc.disable()
+    try:
+        first.got.clear()
+        second.got.clear()
+        del op
+        assert eventually(lambda: gone() is None), "an operation and its envelope kept each other"
+    finally:
+        gc.enable()
+
+
+def test_operations_that_find_no_room_are_counted(emitter):
+    """A full queue drops operations like events, the newest or the oldest, and counts each by its type."""
+    newest = Held(delivery="queued", linger_s=0, queue_size=2, batch_size=1)
+    oldest = Held(delivery="queued", linger_s=0, queue_size=2, batch_size=1, overflow="drop_oldest")
+    for name, handler in (("newest", newest), ("oldest", oldest)):
+        emitter.add_handler(handler, name=name)
+    with emitter.operation(Charge, attempts=0):
+        pass
+    assert newest.entered.wait(5)
+    assert oldest.entered.wait(5)
+    for number in range(1, 6):
+        with emitter.operation(Charge, attempts=number):
+            pass
+    newest.release.set()
+    oldest.release.set()
+    assert emitter.flush()
+    assert [e.payload["attempts"] for e in newest.got] == [0, 1, 2]
+    assert [e.payload["attempts"] for e in oldest.got] == [0, 4, 5]
+    assert {(r.handler, r.event): dict(r.dropped) for r in emitter.ledger().rows} == {
+        ("newest", "shop.charge"): {"full": 3},
+        ("oldest", "shop.charge"): {"full": 3},
+    }
+    assert emitter.ledger().is_settled
+
+
+def test_an_interrupted_hand_over_of_an_operation_is_counted(emitter):
+    """A KeyboardInterrupt between two queues passes; who got the operation delivers it, for the others it failed."""
+    first, second = Collect(delivery="queued"), Collect(delivery="queued")
+    emitter.add_handler(first, name="first")
+    emitter.add_handler(second, name="second")
+    queue = emitter.attachments[1].queue
+    put, cut = queue.put, [True]
+
+    def put_once_cut(item):
+        if cut.pop() if cut else False:
+            raise KeyboardInterrupt
+        put(item)
+
+    queue.put = put_once_cut
+    emitter.recompile()
+    with pytest.raises(KeyboardInterrupt), emitter.operation(Charge):
+        pass
+    with emitter.operation(Charge):
+        pass
+    assert emitter.flush()
+    ledger = emitter.ledger()
+    assert [(row.handler, row.delivered, row.failed) for row in ledger.rows] == [("first", 2, 0), ("second", 1, 1)]
+    assert ledger.is_settled
+    assert ledger.outcomes["success"] == 2
 
 
 # -- what few operations have ------------------------------------------------------------------------------------------

@@ -13,11 +13,12 @@ import time
 from collections import Counter, deque
 from contextlib import suppress
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 from eventcore.envelope import Envelope
 from eventcore.errors import PartialFailure
 from eventcore.handler import Handler
+from eventcore.operation import LiveOperation
 from eventcore.timing import BATCH_BOUNDS_S, WAIT_BOUNDS_S, Times
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ _event_type, _phase = attrgetter("event_type"), attrgetter("phase")
 
 SLICE_S = 0.001
 """How long a worker goes on before it lets other threads run; a longer slice is felt as a pause by the callers."""
+
+
+Item = Union["Envelope", "LiveOperation[Any]", "Bundle"]
+"""What waits in a queue."""
 
 
 class Barrier:
@@ -67,7 +72,7 @@ class Queue:
         self._time_ns = time_ns
         self._now_s = now_s
         self._give_way = give_way
-        self._items: deque[Envelope | Bundle | Barrier] = deque()
+        self._items: deque[Envelope | LiveOperation[Any] | Bundle | Barrier] = deque()
         self._ripe: list[Barrier] = []
         self._renew()
         self._closed = False
@@ -104,8 +109,8 @@ class Queue:
 
     # -- the emitting thread -----------------------------------------------------------------------------------------
 
-    def put(self, envelope: Envelope | Bundle) -> None:
-        """Queue an envelope, or all of a recorded operation, which takes one place."""
+    def put(self, envelope: Item) -> None:
+        """Queue an envelope, an operation that has ended, or all of a recorded one, which takes one place."""
         if len(self._items) >= self._capacity:
             self._full(envelope)
             return
@@ -113,7 +118,7 @@ class Queue:
         if self._idle:
             self._wake()
 
-    def put_urgent(self, envelope: Envelope | Bundle) -> None:
+    def put_urgent(self, envelope: Item) -> None:
         """Queue an envelope and have it handled at once."""
         self._urgent = True
         self.put(envelope)
@@ -143,7 +148,7 @@ class Queue:
             self._starting.release()
         return True
 
-    def _full(self, envelope: Envelope | Bundle) -> None:
+    def _full(self, envelope: Item) -> None:
         self._wake()  # first: a drop is the last thing done, so that an interruption finds it counted or not begun
         if self._closed:
             self._drop(envelope, "shutdown")
@@ -177,7 +182,7 @@ class Queue:
             pause = min(pause * 2, 0.02)
         return not self._closed
 
-    def _drop(self, item: Envelope | Bundle, reason: str) -> None:
+    def _drop(self, item: Item, reason: str) -> None:
         *others, (event, phase) = item.keys_for(self._name)
         for other in others:
             self._ledger.count(self._name, *other, reason)
@@ -221,10 +226,12 @@ class Queue:
         with suppress(IndexError):
             for _ in range(self._batch_size):
                 item = popleft()
-                if item.__class__ is not Envelope and not isinstance(item, Envelope):  # a replayed one is one, too
+                if item.__class__ is LiveOperation:
+                    item = item.envelope()
+                elif item.__class__ is not Envelope and not isinstance(item, Envelope):  # a replayed one is one, too
                     if isinstance(item, Barrier):
                         return batch, item
-                    self._part(item, batch)
+                    self._part(item, batch)  # type: ignore[arg-type]  # it is a bundle
                     if len(batch) >= self._batch_size:
                         break
                     continue
@@ -335,7 +342,7 @@ class Queue:
 
     # -- control -----------------------------------------------------------------------------------------------------
 
-    def holds(self, item: Envelope | Bundle) -> bool:
+    def holds(self, item: Item) -> bool:
         """Whether it waits here or is being handled."""
         return any(each is item for each in (*tuple(self._items), *self._in_flight))
 
@@ -384,7 +391,7 @@ class Queue:
     def _abandon(self) -> int:
         with self._settling:
             self._abandoned = True
-            lost: list[Envelope | Bundle] = list(self._in_flight)
+            lost: list[Item] = list(self._in_flight)
             self._in_flight = ()
         while True:
             try:

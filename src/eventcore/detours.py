@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from eventcore.operation import LiveOperation
 
 if TYPE_CHECKING:
     from eventcore.dispatch import Attachment, Route
@@ -48,7 +50,7 @@ class Detours:
                     sink(envelope)
                 except Exception as error:  # noqa: BLE001 - the caller is never harmed
                     skipped.add(attachment.name)
-                    self.failed(attachment, envelope, error)
+                    self.failed(attachment, route, error)
         finally:
             cells.depth -= 1
         self.done_except(route, skipped)
@@ -59,15 +61,18 @@ class Detours:
             if name not in names:
                 self._ledger.count(name, route.key.event, route.key.phase, "delivered")
 
-    def interrupted(self, route: Route, passed: int, failed: set[str], envelope: Envelope) -> None:
+    def interrupted(self, route: Route, passed: int, failed: set[str], item: Envelope | LiveOperation[Any]) -> None:
         """Count what a KeyboardInterrupt, or what a signal handler raised, cut off; a queue may hold it already."""
         rest = [attachment for _, attachment in route.sinks[passed:]]
         missed = {a.name for a in rest} - failed
         queue = rest[0].queue if rest else None  # of the one that was being called; the others were not
         if queue is not None:
             # What a worker has looked at already got there, unless it was cut off while it was being drawn.
-            was_taken = envelope.is_redacted and not route.redact and rest[0].name not in route.key.sampling
-            if was_taken or queue.holds(envelope):
+            if isinstance(item, LiveOperation):
+                was_taken = item.is_taken
+            else:
+                was_taken = item.is_redacted and not route.redact and rest[0].name not in route.key.sampling
+            if was_taken or queue.holds(item):
                 missed.discard(rest[0].name)
         for name in missed:
             self._ledger.count(name, route.key.event, route.key.phase, "failed")
@@ -76,7 +81,7 @@ class Detours:
                 self._ledger.count(attachment.name, route.key.event, route.key.phase, "accepted")
         self.done_except(route, missed | failed)
 
-    def failed(self, attachment: Attachment, envelope: Envelope, error: Exception) -> None:
+    def failed(self, attachment: Attachment, route: Route, error: Exception) -> None:
         """Count a handler's failure, and tell its quarantine."""
-        self._ledger.count(attachment.name, envelope.name, envelope.phase, "failed")
+        self._ledger.count(attachment.name, route.key.event, route.key.phase, "failed")
         attachment.quarantine.failed(error)

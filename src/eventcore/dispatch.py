@@ -54,6 +54,11 @@ class Attachment:
         self.sampler = sampler
         self.is_closed = False
 
+    @property
+    def looks_before_queueing(self) -> bool:
+        """Whether each envelope is needed in the caller: for the name of its thread, or to be refused by a journal."""
+        return self.handler.wants_thread or (self.queue is not None and self.queue.is_durable)
+
     def sink_for(self, event_type: type[Event], severity: Severity, phase: str) -> Sink | None:
         """Ask the handler for its sink, behind its filter; one that fails at this gets nothing, and is reported."""
         handler = self.handler
@@ -98,9 +103,10 @@ class Route:
     """A compiled decision: the sinks that take one event type at one severity, and the keys it is counted under.
 
     ``direct``: the only handler's own way for the event alone, and the key under which its successes are counted.
+    ``by_workers``: nothing of an envelope is looked at before a worker has it, so an operation may be queued without.
     """
 
-    __slots__ = ("calls", "direct", "done", "durable", "inline", "key", "redact", "severity", "sinks")
+    __slots__ = ("by_workers", "calls", "direct", "done", "durable", "inline", "key", "redact", "severity", "sinks")
 
     def __init__(
         self,
@@ -119,6 +125,8 @@ class Route:
         self.key = key
         self.done = done
         self.inline = durable or any(attachment.queue is None for _, attachment in sinks)
+        looks = any(a.looks_before_queueing or a.name in key.sampling for _, a in sinks)
+        self.by_workers = not (looks or self.inline)
         self.redact = redact
         self.durable = durable
         self.direct = direct

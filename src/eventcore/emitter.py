@@ -219,7 +219,7 @@ class Emitter:
                     try:
                         sink(envelope)
                     except Exception as error:  # noqa: BLE001 - the caller is never harmed
-                        self._detours.failed(route.sinks[passed][1], envelope, error)
+                        self._detours.failed(route.sinks[passed][1], route, error)
                     passed += 1
             except BaseException:
                 self._detours.interrupted(route, passed, set(), envelope)
@@ -236,7 +236,7 @@ class Emitter:
                 except Exception as error:  # noqa: BLE001 - the caller is never harmed; one block per sink is the point
                     attachment = route.sinks[passed][1]
                     failed = (failed or set()) | {attachment.name}
-                    self._detours.failed(attachment, envelope, error)
+                    self._detours.failed(attachment, route, error)
                 passed += 1
         except BaseException:  # KeyboardInterrupt and the like pass, but what they cut off is counted
             self._detours.interrupted(route, passed, failed or set(), envelope)
@@ -298,24 +298,18 @@ class Emitter:
 
     # -- operations --------------------------------------------------------------------------------------------------
 
-    def operation_started(self, operation: LiveOperation[Any]) -> None:
-        """Remember an operation and announce its start to those who asked for it (called by the operation)."""
+    def announce_start(self, operation: LiveOperation[Any]) -> None:
+        """Tell those who asked for it that an operation starts, on the lane of now (called by the operation)."""
         lane = operation.lane
         if lane.routes is not self._routes:
             lane = operation.lane = self._along(lane)
-        cells, route = self._per_thread.cells, lane.start
+        route = lane.start
         if route is not None:
             event = operation.build()  # now: its results will be set later
             ids, tags, time_ns = self.ids, operation.extras.tags, operation.start_ns
             sequence = ids.next_sequence()
-            self._deliver(
-                route, Envelope(event, route.severity, tags, time_ns, sequence, ids, operation, operation, START), cells
-            )
-        cells.counts[self._ledger.started] += 1
-        open_operations = self._open
-        open_operations[operation.span_id] = operation
-        if len(open_operations) > self.watermark:
-            self.misuses.relieve(open_operations)
+            envelope = Envelope(event, route.severity, tags, time_ns, sequence, ids, operation, operation, START)
+            self._deliver(route, envelope, self._per_thread.cells)
 
     def operation_ended(self, operation: LiveOperation[Any]) -> None:
         """Emit an operation that has ended (called by the operation)."""
@@ -342,9 +336,18 @@ class Emitter:
         next_sequence = ids.next_sequence
         sequence = next_sequence()
         began = 0 if sequence & self.timed_mask else self.monotonic_ns()
-        event = operation.build() if self.strict or not lane.is_plain else None
-        tags, time_ns = operation.extras.tags, operation.start_ns + operation.duration_ns
-        self._deliver(route, Envelope(event, route.severity, tags, time_ns, sequence, ids, operation, operation), cells)
+        if route.by_workers and lane.is_plain and cells.handling is None and not self.strict:
+            # Queued itself; the first worker makes its envelope: memory comes back cold, so the less of it waits.
+            operation.route = route
+            operation.sequence = sequence
+            operation.made = None
+            operation.is_taken = False
+            self._deliver(route, operation, cells)  # type: ignore[arg-type]  # to queues only, which take it, too
+        else:
+            event = operation.build() if self.strict or not lane.is_plain else None
+            tags, time_ns = operation.extras.tags, operation.start_ns + operation.duration_ns
+            envelope = Envelope(event, route.severity, tags, time_ns, sequence, ids, operation, operation)
+            self._deliver(route, envelope, cells)
         if began:
             self.emit_times.add(self.monotonic_ns() - began)
 

@@ -54,11 +54,14 @@ class Envelope:
         "severity",
         "span",
         "tags",
+        "takers",
         "thread",
         "time_ns",
     )
     thread: str
     """The name of the thread that emitted it; only there where a handler has ``wants_thread``."""
+    takers: int
+    """How many workers have yet to take it; only there where it was made by the first of them."""
 
     def __init__(  # noqa: PLR0917 - made once per emit
         self,

@@ -106,13 +106,8 @@ class _Stage(Emitter):
 
     def __init__(self, *, resource: Resource) -> None:
         super().__init__(resource=resource)
+        self.is_enabled = False
         self.trace_bound = ALL_TRACES
-
-    def operation_started(self, operation: LiveOperation[Any]) -> None:
-        """Announce nothing."""
-
-    def operation_ended(self, operation: LiveOperation[Any]) -> None:
-        """Emit nothing."""
 
     def envelope(
         self, event: Event | None, severity: Severity, operation: LiveOperation[Any] | None = None

@@ -6,6 +6,8 @@ the middle of a ``ContextVar.set``, and up to CPython 3.11 another one there can
 Emitting events is safe.
 """
 
+# ruff: noqa: SLF001 - an operation is a part of its emitter
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from eventcore.context import NOTHING_CARRIED, SCOPE, Carried, Scope, parse_id
 from eventcore.decoration import decorated
+from eventcore.envelope import Envelope
 from eventcore.errors import OperationMisuse, did_you_mean
 from eventcore.events import ENVELOPE_FACTS, OUTCOMES, Event, Operation, Severity
 from eventcore.extras import NO_EXTRAS, Extras
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from eventcore.context import ContextProvider
+    from eventcore.dispatch import Route
     from eventcore.emitter import Emitter
     from eventcore.event_spec import EventSpec
 
@@ -56,13 +60,23 @@ class LiveOperation(Scope, Generic[O]):
         "extras",
         "fields",
         "is_open",
+        "is_taken",
         "lane",
+        "made",
         "outcome",
         "parent_is_remote",
         "parent_span_id",
+        "route",
+        "sequence",
         "start_ns",
     )
     is_remote = False
+    # While it waits in queues itself, from its end on: its route, the number of its envelope, that envelope once the
+    # first worker has made it and until the last one has taken it, and whether any has.
+    route: Route
+    sequence: int
+    made: Envelope | None
+    is_taken: bool
 
     def __init__(
         self, emitter: Emitter, event_type: type[O], fields: dict[str, Any], carried: Carried = NOTHING_CARRIED
@@ -186,7 +200,13 @@ class LiveOperation(Scope, Generic[O]):
             self.carried = self.carried.inside(parent.carried)
         began_ns = self._started
         self.start_ns = time_ns() if began_ns < 0 else time_ns() - monotonic_ns() + began_ns
-        emitter.operation_started(self)
+        lane, opened = self.lane, emitter._open
+        if lane.start is not None or lane.routes is not emitter._routes:
+            emitter.announce_start(self)
+        emitter._per_thread.cells.counts[emitter._ledger.started] += 1
+        opened[self.span_id] = self
+        if len(opened) > emitter.watermark:
+            emitter.misuses.relieve(opened)
         self._token = _enter_scope(self)
         if provider is not None:
             self._foreign = (provider, provider.enter(self))
@@ -278,6 +298,27 @@ class LiveOperation(Scope, Generic[O]):
     def _was_not_left(self, error: BaseException | None = None) -> None:
         remedy = "end it in the context that entered it, or call suspend() there before"
         self._emitter.misuses.report(self, "ended_elsewhere", remedy, may_raise=error is None)
+
+    # -- in a queue --------------------------------------------------------------------------------------------------
+
+    def envelope(self) -> Envelope:
+        """Return the envelope of its end, for the worker of one of its queues; the first that asks makes it for all."""
+        envelope = self.made
+        if envelope is None:  # another worker may be at it at the same time: it makes an equal one
+            self.is_taken = True
+            route, time_ns = self.route, self.start_ns + self.duration_ns
+            ids, tags = self._emitter.ids, self.extras.tags
+            envelope = Envelope(None, route.severity, tags, time_ns, self.sequence, ids, self, self)
+            envelope.takers = len(route.calls)
+            self.made = envelope
+        envelope.takers -= 1
+        if envelope.takers <= 0:
+            self.made = None  # they would keep each other alive
+        return envelope
+
+    def keys_for(self, _handler: str) -> tuple[tuple[str, str]]:
+        """Return what each handler counts its end under."""
+        return ((self.lane.spec.name, "end"),)
 
     def _keep(self, error: BaseException) -> None:
         named = getattr(error, "error_type", None)
@@ -388,7 +429,8 @@ class LiveOperation(Scope, Generic[O]):
         if error is not None:
             step.outcome = _outcome_of(error)
             step._keep(error)
-        emitter.operation_started(step)
+        emitter.announce_start(step)
+        emitter._per_thread.cells.counts[emitter._ledger.started] += 1
         emitter.operation_ended(step)
 
     def was(self, parent: Scope, trace_id: int, start_ns: int, duration_ns: int, *, is_sampled: bool) -> None:
