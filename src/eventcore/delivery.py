@@ -72,7 +72,7 @@ class Queue:
         self._time_ns = time_ns
         self._now_s = now_s
         self._give_way = give_way
-        self._items: deque[Envelope | LiveOperation[Any] | Bundle | Barrier] = deque()
+        self._items: deque[Item | Barrier] = deque()
         self._ripe: list[Barrier] = []
         self._renew()
         self._closed = False

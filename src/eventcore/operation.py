@@ -215,29 +215,33 @@ class LiveOperation(Scope, Generic[O]):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        outcome: str | None = None,
     ) -> None:
-        if error is None:
-            error = self.extras.given
-        if error is not None or self._foreign is not None or not self.is_open:
-            self._end("success" if error is None else _outcome_of(error), error)
+        """End it, with an ``outcome`` where it does not follow; in one piece, as cold caches feel each function."""
+        if not self.is_open:
+            self._ended_already()
             return
-        # The way of nearly all, in one piece: each further function is more for a cold cache to fetch.
         emitter = self._emitter
         monotonic_ns = emitter.monotonic_ns
         self.duration_ns = monotonic_ns() - self._started
         self.is_open = False
-        is_left = True
-        if self._token is not None:
-            try:
-                _leave_scope(self._token)
-                self._token = None
-            except ValueError:
-                is_left = False
-        self.outcome = "success"
+        # One that the bus abandons may have been left by other means: it has a scope to leave where it is in force.
+        is_left = self._leave() if outcome != "abandoned" or SCOPE.get() is self else True
+        if outcome is None:
+            if error is None:
+                error = self.extras.given
+            outcome = "success" if error is None else _outcome_of(error)
+        self.outcome = outcome
+        if error is not None:
+            self._keep(error)
         emitter.operation_ended(self)
-        if not is_left:
-            self._was_not_left()
+        if not is_left and outcome != "abandoned":
+            remedy = "end it in the context that entered it, or call suspend() there before"
+            emitter.misuses.report(self, "ended_elsewhere", remedy, may_raise=error is None)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -257,7 +261,7 @@ class LiveOperation(Scope, Generic[O]):
             outcome = "success" if error is None else "failure"
         if outcome not in OUTCOMES:
             raise ValueError(f"unknown outcome {outcome!r}{did_you_mean(outcome, OUTCOMES)}")
-        self._end(outcome, error)
+        self.__exit__(None, error, None, outcome)
 
     @property
     def holds(self) -> tuple[Token[Scope] | None, bool]:
@@ -271,33 +275,10 @@ class LiveOperation(Scope, Generic[O]):
         """
         if not self.is_open:
             return False
-        self._end("abandoned", None)
+        self.__exit__(None, None, None, "abandoned")
         if is_misuse:
             self._emitter.misuses.report(self, "never_ended", remedy, may_raise=False)
         return True
-
-    def _end(self, outcome: str, error: BaseException | None) -> None:
-        if not self.is_open:
-            self._ended_already()
-            return
-        emitter = self._emitter
-        monotonic_ns = emitter.monotonic_ns
-        self.duration_ns = monotonic_ns() - self._started
-        self.is_open = False
-        is_left = True
-        # One that the bus abandons may have been left by other means: it has a scope to leave where it is in force.
-        if self._token is not None and (outcome != "abandoned" or SCOPE.get() is self):
-            is_left = self._leave()
-        self.outcome = outcome
-        if error is not None:
-            self._keep(error)
-        emitter.operation_ended(self)
-        if not is_left and outcome != "abandoned":
-            self._was_not_left(error)
-
-    def _was_not_left(self, error: BaseException | None = None) -> None:
-        remedy = "end it in the context that entered it, or call suspend() there before"
-        self._emitter.misuses.report(self, "ended_elsewhere", remedy, may_raise=error is None)
 
     # -- in a queue --------------------------------------------------------------------------------------------------
 
@@ -340,7 +321,7 @@ class LiveOperation(Scope, Generic[O]):
         token = self._token
         if token is not None:
             try:
-                SCOPE.reset(token)
+                _leave_scope(token)
             except ValueError:
                 return False
             self._token = None
